@@ -1,0 +1,346 @@
+package bridgetest
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/isthmus-mesh/isthmus/xds/model"
+)
+
+// scenarios lists them in the order of what they presuppose.
+func scenarios() []scenario {
+	return []scenario{
+		{name: "an empty registry is live", play: playEmpty},
+		{name: "the first read is complete", play: playFirstRead},
+		{name: "an instance comes, changes and goes", play: playChanges},
+		{name: "one entry that cannot be understood", play: playBroken},
+		{name: "an instance that flaps", play: playFlap},
+		{name: "five hundred services", play: playMany},
+		{name: "all leases end", play: playExpiry},
+		{name: "no goroutine stays", play: playLeak},
+		{name: "the registry is away at the start", network: true, play: playAwayAtStart},
+		{name: "the connection is cut", network: true, play: playCut},
+		{name: "every byte is late", network: true, play: playDelay},
+		{name: "the connection is reset in mid-read", network: true, play: playReset},
+		{name: "the connection falls silent", network: true, play: playBlackhole},
+		{name: "an instance goes while the registry is away", network: true, play: playGoneMeanwhile},
+		{name: "all leases end while the registry is away", network: true, play: playExpiryMeanwhile},
+		{name: "the registry is killed", network: true, play: playKill},
+		{name: "a cold start while the registry is away", network: true, play: playColdStart},
+		{name: "no goroutine stays when the registry is away", network: true, play: playLeakAway},
+	}
+}
+
+func playEmpty(s *stage) {
+	s.live()
+	s.alive("shop.cart")
+}
+
+func playFirstRead(s *stage) {
+	all := estate(10, 3)
+	s.PutAll(s, all)
+	s.live(all...)
+	if skipped := s.mesh.last().Skipped; len(skipped) > 0 {
+		s.Errorf("skipped %v, want nothing", skipped)
+	}
+	full := s.mesh.since(0)[0]
+	if !full.Full || len(full.Services) != 10 {
+		s.Errorf("first update is %s, want a full one of 10 services", describe(full))
+	}
+	if status := s.mesh.last(); status.Read.IsZero() || status.Since.IsZero() || status.Err != "" {
+		s.Errorf("live with read %v, since %v, err %q", status.Read, status.Since, status.Err)
+	}
+}
+
+func playChanges(s *stage) {
+	all := estate(3, 2)
+	s.PutAll(s, all)
+	s.live(all...)
+	n := s.mesh.count()
+	start := time.Now()
+	s.alive(all[0].Service)
+	s.alive("shop.new")
+	s.Logf("two instances came, changed and went in %v", time.Since(start))
+	for _, u := range s.mesh.since(n) {
+		for _, service := range u.Services {
+			if u.Full || service.Host != "shop.new" && service.Host != model.Host(all[0].Service) {
+				s.Errorf("update %s, want nothing but the changed services", describe(u))
+			}
+		}
+	}
+}
+
+func playBroken(s *stage) {
+	all := estate(2, 2)
+	s.PutAll(s, all)
+	mark := s.PutBroken(s, all[0].Service)
+	if mark == "" {
+		s.Skip("this registry lets nobody store such a thing")
+	}
+	s.live(all...)
+	s.mesh.await(s, "the bad entry reported", func() bool {
+		return slices.ContainsFunc(s.mesh.status.Skipped, func(r model.Rejected) bool {
+			return strings.Contains(r.Where+" "+r.Reason, mark) && r.Where != "" && r.Reason != ""
+		})
+	})
+	if services := s.mesh.since(0)[0].Services; len(services) != 2 {
+		s.Errorf("%d services, want 2", len(services))
+	}
+	s.alive(all[0].Service)
+}
+
+func playFlap(s *stage) {
+	all := estate(2, 3)
+	s.PutAll(s, all)
+	s.live(all...)
+	n := s.mesh.count()
+	i := Instance{Service: all[0].Service, Address: all[0].Address, Version: "flapping"}
+	i.Address = nextPort(i.Address)
+	const flaps = 50
+	for range flaps {
+		s.Put(s, i)
+		s.Remove(s, i)
+	}
+	i.Version = "settled"
+	s.Put(s, i)
+	s.mesh.awaitAll(s, i)
+	if got := len(s.mesh.since(n)); got > 2*flaps+1 {
+		s.Errorf("%d updates for %d changes", got, 2*flaps+1)
+	}
+	s.mesh.pin(i)
+	s.alive(all[1].Service)
+}
+
+func playMany(s *stage) {
+	all := estate(500, 2)
+	s.PutAll(s, all)
+	start := time.Now()
+	s.live(all...)
+	s.Logf("500 services read in %v", time.Since(start))
+	n := s.mesh.count()
+	s.alive(all[len(all)-1].Service)
+	for _, u := range s.mesh.since(n) {
+		if u.Full || len(u.Services) != 1 {
+			s.Errorf("update %s, want the one service that changed", describe(u))
+		}
+	}
+	if s.proxy != nil {
+		s.proxy.Cut()
+		s.mesh.awaitPhase(s, model.Stale)
+		s.proxy.Resume()
+		s.mesh.awaitPhase(s, model.Live)
+	}
+}
+
+func playExpiry(s *stage) {
+	all := estate(5, 4)
+	s.PutAll(s, all)
+	s.live(all...)
+	s.mesh.unpin(all...)
+	s.Expire(s)
+	s.mesh.awaitGone(s, all...)
+	s.alive(all[0].Service)
+}
+
+func playLeak(s *stage) {
+	all := estate(3, 2)
+	s.PutAll(s, all)
+	before := goleak.IgnoreCurrent()
+	s.live(all...)
+	s.stop()
+	if err := goleak.Find(before); err != nil {
+		s.Error(err)
+	}
+}
+
+func playLeakAway(s *stage) {
+	all := estate(3, 2)
+	s.PutAll(s, all)
+	s.proxy.Cut()
+	before := goleak.IgnoreCurrent()
+	s.start()
+	s.mesh.await(s, "a reason", func() bool { return s.mesh.status.Err != "" && s.check.runs.Load() > 2 })
+	s.stop()
+	if err := goleak.Find(before); err != nil {
+		s.Error(err)
+	}
+}
+
+func playAwayAtStart(s *stage) {
+	all := estate(3, 2)
+	s.PutAll(s, all)
+	s.proxy.Cut()
+	s.start()
+	s.mesh.pin(all...)
+	s.mesh.await(s, "syncing with a reason", func() bool {
+		return s.mesh.status.Phase == model.Syncing && s.mesh.status.Err != "" && s.check.runs.Load() > 1
+	})
+	if n := s.mesh.count(); n != 0 {
+		s.Errorf("%d updates while nothing could be read", n)
+	}
+	s.proxy.Resume()
+	s.mesh.awaitPhase(s, model.Live)
+	s.mesh.awaitAll(s, all...)
+}
+
+func playCut(s *stage) {
+	all := estate(5, 4)
+	s.PutAll(s, all)
+	s.live(all...)
+	for range 5 {
+		s.proxy.Cut()
+		s.mesh.awaitPhase(s, model.Stale)
+		s.proxy.Resume()
+		s.mesh.awaitPhase(s, model.Live)
+	}
+	if status := s.mesh.last(); status.Err != "" || status.Read.IsZero() {
+		s.Errorf("live again with err %q, read %v", status.Err, status.Read)
+	}
+	s.alive(all[0].Service)
+}
+
+func playDelay(s *stage) {
+	all := estate(5, 4)
+	s.PutAll(s, all)
+	s.proxy.Delay(100 * time.Millisecond)
+	s.live(all...)
+	s.alive(all[0].Service)
+	s.proxy.Resume()
+	s.alive(all[1].Service)
+}
+
+func playReset(s *stage) {
+	all := estate(40, 4)
+	s.PutAll(s, all)
+	after := []int{1, 30, 100, 700, 3000, 9000, 20000}
+	// From nothing: no part of a read may be taken for the whole.
+	s.proxy.ResetAfter(after[0])
+	s.start()
+	s.mesh.pin(all...)
+	for _, n := range after {
+		s.proxy.ResetAfter(n)
+		s.attempts(3)
+	}
+	s.proxy.Resume()
+	s.mesh.awaitPhase(s, model.Live)
+	s.mesh.awaitAll(s, all...)
+	// And again over a state that must stay.
+	for _, n := range after {
+		s.proxy.ResetAfter(n)
+		s.attempts(2)
+	}
+	s.proxy.Resume()
+	s.mesh.awaitPhase(s, model.Live)
+	s.alive(all[0].Service)
+}
+
+// attempts waits until the source has been run, or has changed its phase, n
+// times more, or is live in spite of the fault.
+func (s *stage) attempts(n int) {
+	s.Helper()
+	runs, phases := int(s.check.runs.Load()), 0
+	s.mesh.await(s, "attempts to read", func() bool {
+		if phases == 0 {
+			phases = len(s.mesh.phases)
+		}
+		return int(s.check.runs.Load()) >= runs+n || len(s.mesh.phases) >= phases+n || s.mesh.status.Phase == model.Live
+	})
+}
+
+func playBlackhole(s *stage) {
+	all := estate(5, 4)
+	s.PutAll(s, all)
+	s.live(all...)
+	s.proxy.Blackhole()
+	start := time.Now()
+	s.mesh.awaitPhase(s, model.Stale)
+	s.Logf("silence was noticed after %v", time.Since(start))
+	s.proxy.Resume()
+	s.mesh.awaitPhase(s, model.Live)
+	s.alive(all[0].Service)
+}
+
+func playGoneMeanwhile(s *stage) {
+	all := estate(4, 3)
+	s.PutAll(s, all)
+	s.live(all...)
+	s.proxy.Cut()
+	s.mesh.awaitPhase(s, model.Stale)
+	gone := []Instance{all[0], all[4]}
+	s.mesh.unpin(gone...)
+	for _, i := range gone {
+		s.Remove(s, i)
+	}
+	s.mesh.mu.Lock()
+	for _, i := range gone {
+		if !s.mesh.has(i) {
+			s.Errorf("%v went before it was read as gone", i)
+		}
+	}
+	s.mesh.mu.Unlock()
+	s.proxy.Resume()
+	s.mesh.awaitGone(s, gone...)
+	s.mesh.awaitPhase(s, model.Live)
+}
+
+func playExpiryMeanwhile(s *stage) {
+	all := estate(4, 3)
+	s.PutAll(s, all)
+	s.live(all...)
+	s.proxy.Cut()
+	s.mesh.awaitPhase(s, model.Stale)
+	s.Expire(s)
+	if n := len(s.mesh.since(0)); n != 1 {
+		s.Errorf("%d updates, want none while the registry was away", n-1)
+	}
+	s.mesh.unpin(all...)
+	s.proxy.Resume()
+	s.mesh.awaitGone(s, all...)
+	s.mesh.awaitPhase(s, model.Live)
+}
+
+func playKill(s *stage) {
+	all := estate(5, 4)
+	s.PutAll(s, all)
+	s.live(all...)
+	for range 2 {
+		if !s.Durable() {
+			s.proxy.Cut()
+		}
+		s.Kill(s)
+		s.mesh.awaitPhase(s, model.Stale)
+		s.Restart(s)
+		s.proxy.Resume()
+		s.mesh.awaitPhase(s, model.Live)
+	}
+	s.alive(all[0].Service)
+}
+
+func playColdStart(s *stage) {
+	all := estate(5, 4)
+	s.PutAll(s, all)
+	s.live(all...)
+	s.stop()
+	read := s.mesh.last().Read
+	s.proxy.Cut()
+	gone := all[0]
+	s.Remove(s, gone)
+
+	s.start()
+	s.mesh.pin(all...)
+	s.mesh.awaitAll(s, all...)
+	s.mesh.await(s, "stale with a reason", func() bool {
+		return s.mesh.status.Phase == model.Stale && s.mesh.status.Err != "" && s.check.runs.Load() > 1
+	})
+	if got := s.mesh.last().Read; got.IsZero() || got.Before(read.Add(-time.Second)) || time.Since(got) < 0 {
+		s.Errorf("read at %v, want about %v", got, read)
+	}
+	s.mesh.unpin(gone)
+	s.proxy.Resume()
+	s.mesh.awaitPhase(s, model.Live)
+	s.mesh.awaitGone(s, gone)
+	s.alive(all[1].Service)
+}

@@ -1,0 +1,319 @@
+package http1
+
+import (
+	"bytes"
+)
+
+// maxFields bounds the fields of a head, as Envoy does.
+const maxFields = 100
+
+// malformed is why a message is refused. Values are package constants in effect:
+// refusing must not cost more than accepting.
+type malformed struct {
+	status int // what a client is told
+	reason string
+}
+
+func (m *malformed) Error() string { return m.reason }
+
+func bad(reason string) *malformed { return &malformed{status: 400, reason: reason} }
+
+var (
+	errLineEnd       = bad("line does not end with CRLF")
+	errFold          = bad("folded field line")
+	errName          = bad("field name is not a token")
+	errValue         = bad("control character in a field value")
+	errRequestLine   = bad("malformed request line")
+	errMethod        = bad("method is not a token")
+	errTarget        = bad("malformed request target")
+	errHost          = bad("malformed Host")
+	errNoHost        = bad("missing Host")
+	errManyHosts     = bad("more than one Host")
+	errLength        = bad("malformed Content-Length")
+	errManyLengths   = bad("more than one Content-Length")
+	errLengthCoding  = bad("Content-Length and Transfer-Encoding")
+	errCoding        = bad("the final transfer coding is not chunked")
+	errCodingVersion = bad("Transfer-Encoding in HTTP/1.0")
+	errStatusLine    = bad("malformed status line")
+	errChunk         = bad("malformed chunk")
+	errTrailer       = bad("field not allowed in a trailer")
+	errVersion       = &malformed{505, "HTTP version not supported"}
+	errUnknownCoding = &malformed{501, "unknown transfer coding"}
+	errTooMany       = &malformed{431, "too many fields"}
+	errTooLarge      = &malformed{431, "head is too large"}
+	errTargetLong    = &malformed{414, "request target is too long"}
+	errHeadTimeout   = &malformed{408, "head did not arrive in time"}
+)
+
+// span is a stretch of a head; offsets count from the head's first byte.
+type span struct{ off, end int32 }
+
+func (s span) of(buf []byte) []byte { return buf[s.off:s.end] }
+
+// field is one field line. line covers it with its CRLF.
+type field struct {
+	name, value, line span
+	kind              kind
+	drop              bool // not passed on
+}
+
+// head is what requests and responses have in common: the index of a head that
+// lies in a read buffer, and what its fields say about the message. It is parsed
+// line by line as bytes come.
+type head struct {
+	buf    []byte // starts at the head's first byte; renewed whenever the buffer moves
+	fields []field
+
+	size    int // of the head, once it is complete
+	next    int // start of the first line not parsed
+	scanned int // no LF before here and after next
+
+	length      int64 // Content-Length; -1: none
+	minor       int   // HTTP/1.minor
+	chunked     bool
+	coding      bool // any Transfer-Encoding
+	close       bool // Connection: close
+	keepAlive   bool // Connection: keep-alive
+	upgrade     bool // Connection: upgrade
+	nominated   bool // Connection names fields
+	teTrailers  bool
+	hosts       int
+	hasProto    bool // x-forwarded-proto
+	hasID       bool // x-request-id
+	hasDate     bool
+	expect      bool // Expect: 100-continue
+	upgradeTo   span
+	host        span
+	lastCoding  bool // chunked came last so far
+	otherCoding bool
+}
+
+func (h *head) reset() {
+	fields := h.fields[:0]
+	*h = head{fields: fields, length: -1}
+}
+
+// line returns the next complete line without its CRLF; ok is false when it is
+// not complete yet.
+func (h *head) line() (l span, ok bool, err *malformed) {
+	from := max(h.next, h.scanned)
+	i := bytes.IndexByte(h.buf[from:], '\n')
+	if i < 0 {
+		h.scanned = len(h.buf)
+		return span{}, false, nil
+	}
+	end := from + i
+	if end == h.next || h.buf[end-1] != '\r' {
+		return span{}, false, errLineEnd
+	}
+	l = span{int32(h.next), int32(end - 1)}
+	h.next = end + 1
+	return l, true, nil
+}
+
+// parseFields parses field lines up to the empty line; done says it was found.
+func (h *head) parseFields() (done bool, err *malformed) {
+	for {
+		l, ok, err := h.line()
+		if err != nil || !ok {
+			return false, err
+		}
+		if l.off == l.end {
+			h.size = h.next
+			return true, nil
+		}
+		if len(h.fields) == maxFields {
+			return false, errTooMany
+		}
+		if err := h.parseField(l); err != nil {
+			return false, err
+		}
+	}
+}
+
+func (h *head) parseField(l span) *malformed {
+	b := l.of(h.buf)
+	if b[0] == ' ' || b[0] == '\t' {
+		return errFold
+	}
+	i := 0
+	for i < len(b) && classes[b[i]]&isToken != 0 {
+		i++
+	}
+	if i == 0 || i == len(b) || b[i] != ':' {
+		return errName
+	}
+	start, end := i+1, len(b)
+	for start < end && (b[start] == ' ' || b[start] == '\t') {
+		start++
+	}
+	for end > start && (b[end-1] == ' ' || b[end-1] == '\t') {
+		end--
+	}
+	if !all(b[start:end], isValue) {
+		return errValue
+	}
+	h.fields = append(h.fields, field{
+		name:  span{l.off, l.off + int32(i)},
+		value: span{l.off + int32(start), l.off + int32(end)},
+		line:  span{l.off, l.end + 2},
+	})
+	f := &h.fields[len(h.fields)-1]
+	f.kind = kindOf(b[:i])
+	if f.kind == other {
+		return nil
+	}
+	return h.note(f, b[start:end])
+}
+
+// note takes in a field that matters for the message itself.
+func (h *head) note(f *field, value []byte) *malformed {
+	switch f.kind {
+	case fieldContentLength:
+		if h.length >= 0 {
+			return errManyLengths
+		}
+		return h.setLength(value)
+	case fieldTransferEncoding:
+		f.drop = true
+		return h.addCodings(value)
+	case fieldConnection:
+		f.drop = true
+		h.addConnection(value)
+	case fieldHost:
+		h.hosts++
+		h.host = f.value
+		if !all(value, isHost) {
+			return errHost
+		}
+	case fieldExpect:
+		if equalFold(value, "100-continue") {
+			h.expect, f.drop = true, true
+		}
+	case fieldUpgrade:
+		f.drop = true
+		h.upgradeTo = f.value
+	case fieldTE:
+		f.drop = true
+		h.teTrailers = h.teTrailers || equalFold(value, "trailers")
+	case fieldKeepAlive, fieldProxyConnection, fieldSettings:
+		f.drop = true
+	case fieldRequestID:
+		h.hasID = true
+	case fieldForwardedProto:
+		h.hasProto = true
+	case fieldDate:
+		h.hasDate = true
+	}
+	return nil
+}
+
+func (h *head) setLength(value []byte) *malformed {
+	// 18 digits fit an int64.
+	if len(value) == 0 || len(value) > 18 || !all(value, isDigit) {
+		return errLength
+	}
+	h.length = 0
+	for _, c := range value {
+		h.length = h.length*10 + int64(c-'0')
+	}
+	return nil
+}
+
+func (h *head) addCodings(value []byte) *malformed {
+	h.coding = true
+	for value != nil {
+		var item []byte
+		item, value = nextListItem(value)
+		switch {
+		case equalFold(item, "chunked"):
+			if h.lastCoding || h.chunked {
+				return errCoding // applied twice
+			}
+			h.chunked, h.lastCoding = true, true
+		default:
+			h.lastCoding, h.otherCoding = false, true
+		}
+	}
+	return nil
+}
+
+func (h *head) addConnection(value []byte) {
+	for value != nil {
+		var item []byte
+		item, value = nextListItem(value)
+		switch {
+		case len(item) == 0:
+		case equalFold(item, "close"):
+			h.close = true
+		case equalFold(item, "keep-alive"):
+			h.keepAlive = true
+		case equalFold(item, "upgrade"):
+			h.upgrade = true
+		case equalFold(item, "te"):
+		default:
+			h.nominated = true
+		}
+	}
+}
+
+// settle checks what only the whole head shows, and drops fields that Connection
+// names. Fields that frame or address the message cannot be dropped that way.
+func (h *head) settle() *malformed {
+	if h.coding {
+		switch {
+		case h.length >= 0:
+			return errLengthCoding
+		case h.minor == 0:
+			return errCodingVersion
+		case !h.lastCoding:
+			return errCoding
+		case h.otherCoding:
+			return errUnknownCoding
+		}
+	}
+	if !h.nominated {
+		return nil
+	}
+	for i := range h.fields {
+		if h.fields[i].kind != fieldConnection {
+			continue
+		}
+		for list := h.fields[i].value.of(h.buf); list != nil; {
+			var name []byte
+			name, list = nextListItem(list)
+			h.dropNominated(name)
+		}
+	}
+	return nil
+}
+
+func (h *head) dropNominated(name []byte) {
+	for i := range h.fields {
+		f := &h.fields[i]
+		if f.kind != fieldHost && f.kind != fieldContentLength && bytes.EqualFold(f.name.of(h.buf), name) {
+			f.drop = true
+		}
+	}
+}
+
+// get returns the value of a field; several are joined in scratch.
+func (h *head) get(name string, scratch *[]byte) (value []byte, ok bool) {
+	for i := range h.fields {
+		f := &h.fields[i]
+		if !equalFold(f.name.of(h.buf), name) {
+			continue
+		}
+		v := f.value.of(h.buf)
+		if !ok {
+			value, ok = v, true
+			continue
+		}
+		if cap(value) == 0 || len(*scratch) == 0 || &value[0] != &(*scratch)[0] {
+			*scratch = append((*scratch)[:0], value...)
+		}
+		*scratch = append(append(*scratch, ','), v...)
+		value = *scratch
+	}
+	return value, ok
+}

@@ -1,0 +1,81 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/proxy/clock"
+	"github.com/isthmus-mesh/isthmus/proxy/codec"
+	"github.com/isthmus-mesh/isthmus/proxy/conn"
+	"github.com/isthmus-mesh/isthmus/proxy/telemetry"
+)
+
+var errNoCodec = errors.New("listener has no codec")
+
+// Serve serves one connection until it ends, and closes it. It returns nil after
+// an orderly end, and what went wrong with the socket otherwise. When ctx ends
+// the connection is cut off.
+func (h *HTTP) Serve(ctx context.Context, c *conn.Conn) error {
+	if h.Codec == nil {
+		c.Close()
+		return errNoCodec
+	}
+	defer countConnection(h.Stats, c.Shard())()
+	cfg := codec.Config{MaxHeadBytes: h.MaxHeaderBytes, HeadTimeout: h.HeaderTimeout, IdleTimeout: h.IdleTimeout, StreamIdle: h.StreamIdle}
+	return h.Codec.Serve(ctx, c, cfg, &session{h: h, c: c})
+}
+
+func countConnection(stats *telemetry.Downstream, shard uint32) (done func()) {
+	stats.ConnectionTotal.Add(shard, 1)
+	stats.ConnectionActive.Add(shard, 1)
+	return func() { stats.ConnectionActive.Add(shard, -1) }
+}
+
+// session is one downstream HTTP connection.
+type session struct {
+	h *HTTP
+	c *conn.Conn
+}
+
+// Open implements codec.Session.
+func (s *session) Open() codec.Exchange {
+	x, ok := s.h.exchanges.Get().(*exchange)
+	if !ok {
+		x = new(exchange)
+	}
+	x.h, x.c = s.h, s.c
+	return x
+}
+
+// Malformed implements codec.Session.
+func (s *session) Malformed(status int, at clock.Instant) {
+	stats, shard := s.h.Stats, s.c.Shard()
+	stats.RequestTotal.Add(shard, 1)
+	stats.RequestMalformed.Add(shard, 1)
+	if s.h.Log == nil {
+		return
+	}
+	s.h.Log.Log(shard, &telemetry.Entry{
+		Start: s.c.Wheel().Time(at), Failed: true, Status: status, Flags: telemetry.DownstreamProtocolError,
+		DownstreamProtocol: "HTTP/1.1", DownstreamLocal: s.c.LocalAddr(), DownstreamRemote: s.c.RemoteAddr(),
+	})
+}
+
+// Serve serves one connection until it ends, and closes it. It returns nil after
+// an orderly end. When ctx ends the connection is cut off.
+func (t *TCP) Serve(ctx context.Context, c *conn.Conn) error {
+	if t.Codec == nil {
+		c.Close()
+		return errNoCodec
+	}
+	defer countConnection(t.Stats, c.Shard())()
+	idle := t.IdleTimeout
+	if idle == 0 {
+		idle = time.Hour
+	}
+	return t.Codec.Serve(ctx, c, codec.Config{IdleTimeout: idle, StreamIdle: idle}, &tcpSession{t: t, c: c})
+}
+
+func random() uint64 { return rand.Uint64() }

@@ -1,0 +1,64 @@
+package upstream
+
+import (
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/isthmus-mesh/isthmus/proxy/upstream/pool"
+)
+
+// Host is one endpoint of a cluster, the same value for as long as its address is
+// among the cluster's endpoints.
+type Host struct {
+	Addr netip.AddrPort
+	// Idle holds the host's idle HTTP/1 connections.
+	Idle pool.Idle
+	// Active counts requests (HTTP) or connections (TCP) under way.
+	Active atomic.Int64
+
+	gone atomic.Bool
+	meta atomic.Pointer[Endpoint]
+}
+
+// Endpoint is what the configuration says of a host; it may change while the
+// host stays.
+type Endpoint struct {
+	Addr     netip.AddrPort
+	Weight   uint32 // at least 1
+	Health   Health
+	Priority uint32 // 0 is served first
+	// Workload is the peer's workload name for logs; may be empty.
+	Workload string
+	Locality string // "region/zone/subzone"; may be empty
+}
+
+// Health says whether a host takes traffic.
+type Health uint8
+
+// States of health.
+const (
+	Healthy   Health = iota
+	Degraded         // takes traffic when healthy ones do not suffice
+	Unhealthy        // takes none, unless too many are
+)
+
+// String is the text that /clusters shows.
+func (h Health) String() string {
+	switch h {
+	case Healthy:
+		return "healthy"
+	case Degraded:
+		return "degraded"
+	}
+	return "unhealthy"
+}
+
+// Endpoint returns what the configuration last said of the host; read-only.
+func (h *Host) Endpoint() *Endpoint { return h.meta.Load() }
+
+// Workload is the peer's workload name; may be empty.
+func (h *Host) Workload() string { return h.meta.Load().Workload }
+
+// Gone reports that the host left its cluster: a connection to it is closed
+// after the exchange under way instead of being kept.
+func (h *Host) Gone() bool { return h.gone.Load() }
