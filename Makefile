@@ -19,7 +19,7 @@ ONCE ?=
 ONLY ?=
 ROUNDS ?=
 COUNT ?= 20
-SOAK ?= Fault|Kill|Crash|Restart|Partition|Survive|Outage
+SOAK ?= Suite|Bridge|Fault|Kill|Crash|Restart|Partition|Survive|Outage
 TESTFLAGS ?=
 
 .PHONY: help

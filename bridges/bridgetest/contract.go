@@ -31,11 +31,10 @@ func (c *checked) Run(ctx context.Context, sink bridges.Sink) error {
 
 type checkedSink struct {
 	bridges.Sink
-	t        testing.TB
-	full     bool // touched by the serialised calls only
-	inside   atomic.Bool
-	over     atomic.Bool
-	reported atomic.Bool
+	t      testing.TB
+	full   bool // touched by the serialised calls only
+	inside atomic.Bool
+	over   atomic.Bool
 }
 
 // Held implements bridges.Holder, as the supervisor's sink does.

@@ -47,6 +47,7 @@ type stage struct {
 	proxy  Proxy
 	source func() bridges.Source
 	dir    string
+	hurry  bool // a source that ended is run again at once
 
 	mesh  *recorder
 	check *checked
@@ -59,17 +60,22 @@ func (s *stage) start() {
 	s.Helper()
 	s.mesh = newRecorder(s)
 	s.check = &checked{Source: s.source(), t: s}
-	supervisor, err := bridges.New(bridges.Config{
+	cfg := bridges.Config{
 		Source: s.check, Sink: s.mesh, Dir: s.dir,
 		RetryLow: 20 * time.Millisecond, RetryHigh: 500 * time.Millisecond, SaveEvery: 50 * time.Millisecond,
-	})
+	}
+	if s.hurry {
+		cfg.RetryLow, cfg.RetryHigh = time.Millisecond, 2*time.Millisecond
+	}
+	supervisor, err := bridges.New(cfg)
 	if err != nil {
 		s.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s.end, s.ended = cancel, make(chan error, 1)
-	s.Cleanup(cancel)
-	go func() { s.ended <- supervisor.Run(ctx) }()
+	ctx, cancel := context.WithCancel(s.Context())
+	ended := make(chan error, 1)
+	s.end, s.ended = cancel, ended
+	s.Cleanup(s.stop) // when a scenario ends early
+	go func() { ended <- supervisor.Run(ctx) }()
 }
 
 // stop ends the source in an orderly way; it does nothing when none runs.

@@ -25,6 +25,7 @@ func scenarios() []scenario {
 		{name: "the connection is cut", network: true, play: playCut},
 		{name: "every byte is late", network: true, play: playDelay},
 		{name: "the connection is reset in mid-read", network: true, play: playReset},
+		{name: "the connection is reset anywhere in a short read", network: true, play: playResetAnywhere},
 		{name: "the connection falls silent", network: true, play: playBlackhole},
 		{name: "an instance goes while the registry is away", network: true, play: playGoneMeanwhile},
 		{name: "all leases end while the registry is away", network: true, play: playExpiryMeanwhile},
@@ -151,7 +152,19 @@ func playLeak(s *stage) {
 	before := goleak.IgnoreCurrent()
 	s.live(all...)
 	s.stop()
-	if err := goleak.Find(before); err != nil {
+	s.noLeak(before)
+}
+
+// noLeak waits until no goroutine is left but those of before. A proxy's may take
+// a moment: registries notice late that a client has gone.
+func (s *stage) noLeak(before goleak.Option) {
+	s.Helper()
+	limit := time.Now().Add(patience)
+	err := goleak.Find(before)
+	for err != nil && time.Now().Before(limit) {
+		err = goleak.Find(before)
+	}
+	if err != nil {
 		s.Error(err)
 	}
 }
@@ -164,9 +177,7 @@ func playLeakAway(s *stage) {
 	s.start()
 	s.mesh.await(s, "a reason", func() bool { return s.mesh.status.Err != "" && s.check.runs.Load() > 2 })
 	s.stop()
-	if err := goleak.Find(before); err != nil {
-		s.Error(err)
-	}
+	s.noLeak(before)
 }
 
 func playAwayAtStart(s *stage) {
@@ -235,6 +246,24 @@ func playReset(s *stage) {
 	s.proxy.Resume()
 	s.mesh.awaitPhase(s, model.Live)
 	s.alive(all[0].Service)
+}
+
+// playResetAnywhere resets at every few bytes of a read that is short enough for
+// one lost answer to make the difference between a part and the whole.
+func playResetAnywhere(s *stage) {
+	s.hurry = true
+	all := estate(1, 3)
+	s.PutAll(s, all)
+	s.proxy.ResetAfter(1)
+	s.start()
+	s.mesh.pin(all...)
+	for n := 1; n < 2500; n += 50 {
+		s.proxy.ResetAfter(n)
+		s.attempts(1)
+	}
+	s.proxy.Resume()
+	s.mesh.awaitPhase(s, model.Live)
+	s.mesh.awaitAll(s, all...)
 }
 
 // attempts waits until the source has been run, or has changed its phase, n

@@ -183,14 +183,17 @@ func (s *Source) Name() string { return s.name }
 // Kind implements bridges.Source.
 func (s *Source) Kind() string { return Kind }
 
-// Run implements bridges.Source. It retries by itself and returns nil when ctx ends.
+// Run implements bridges.Source. Once everything was read it retries by itself;
+// before that it returns why the registry cannot be reached.
 func (s *Source) Run(ctx context.Context, sink bridges.Sink) error {
-	defer func() {
-		for _, c := range s.clients {
-			c.CloseIdle()
-		}
-	}()
-	return s.follower.Run(ctx, sink)
+	err := s.follower.Run(ctx, sink)
+	for _, c := range s.clients {
+		c.CloseIdle()
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 func addresses(cfg *Config) []string {

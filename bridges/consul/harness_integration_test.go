@@ -5,8 +5,6 @@ package consul_test
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
-	"net/netip"
 	"os"
 	"sync"
 	"testing"
@@ -52,7 +50,9 @@ func (r *registry) Addr() string  { return r.server.Addr }
 func (r *registry) Durable() bool { return true }
 
 func (r *registry) Source(t testing.TB, via string) bridges.Source {
-	return newSource(t, consul.Config{Addresses: []string{"http://" + via}})
+	// A query that waits no longer than 2 s is a proxy's connection no longer
+	// than that after the source has gone.
+	return newSource(t, consul.Config{Addresses: []string{"http://" + via}, Wait: 2 * time.Second})
 }
 
 func newSource(t testing.TB, cfg consul.Config) *consul.Source {
@@ -194,10 +194,3 @@ func (r *registry) Expire(t testing.TB) {
 
 func (r *registry) Kill(t testing.TB)    { r.server.Kill() }
 func (r *registry) Restart(t testing.TB) { r.server.Start() }
-
-// instance makes one of a service.
-func instance(service, addr, version string) bridgetest.Instance {
-	return bridgetest.Instance{Service: service, Address: netip.MustParseAddrPort(addr), Version: version}
-}
-
-func port(n int) string { return fmt.Sprintf("127.0.0.1:%d", n) }

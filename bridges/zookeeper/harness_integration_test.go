@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"path"
 	"slices"
 	"sync"
@@ -71,7 +70,9 @@ func (h harness) Start(t testing.TB) bridgetest.Registry {
 }
 
 // Proxy implements bridgetest.Harness.
-func (h harness) Proxy(t testing.TB, target string) bridgetest.Proxy { return faultproxy.Start(t, target) }
+func (h harness) Proxy(t testing.TB, target string) bridgetest.Proxy {
+	return faultproxy.Start(t, target)
+}
 
 // registry is a ZooKeeper and the session of the applications in it.
 type registry struct {
@@ -248,12 +249,3 @@ func (r *registry) Expire(t testing.TB) {
 func (r *registry) Kill(testing.TB)    { r.ZooKeeper.Kill() }
 func (r *registry) Restart(testing.TB) { r.ZooKeeper.Start() }
 func (r *registry) Durable() bool      { return true }
-
-func addrPort(t testing.TB, s string) netip.AddrPort {
-	t.Helper()
-	a, err := netip.ParseAddrPort(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a
-}

@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/isthmus-mesh/isthmus/proxy/clock"
 )
 
 // ErrWouldBlock says that there is nothing to read, or no room to write, now.
@@ -132,6 +134,8 @@ func (c *Conn) Write(p []byte) error {
 func (c *Conn) writeRest(p []byte) error {
 	if c.onWritable == nil {
 		c.onWritable = c.writable
+		c.writeTimer = new(clock.Timer)
+		c.writeTimer.Init(c.wheel, (*writer)(c))
 	}
 	c.pending, c.writeErr = p, nil
 	defer func() {

@@ -72,7 +72,8 @@ type Status struct {
 	Name        string
 	Addr        netip.AddrPort
 	Bound       bool
-	Err         string // why not
+	BindFailed  bool   // the address could not be had
+	Err         string // why it is not bound
 	Connections int
 }
 
@@ -233,7 +234,7 @@ func (s *Server) wanted() (map[netip.AddrPort]*snapshot.Listener, []Status) {
 			}
 		}
 		if other := want[addr]; other != nil {
-			refused = append(refused, Status{Name: name, Addr: addr, Err: "the address is taken by listener " + other.Name})
+			refused = append(refused, Status{Name: name, Addr: addr, BindFailed: true, Err: "the address is taken by listener " + other.Name})
 			continue
 		}
 		want[addr] = l
@@ -262,7 +263,7 @@ func (s *Server) Status() []Status {
 		known[name] = true
 		st := Status{Name: name, Addr: addr, Bound: b.socket != nil, Connections: b.connections()}
 		if b.err != nil {
-			st.Err = b.err.Error()
+			st.BindFailed, st.Err = true, b.err.Error()
 		}
 		out = append(out, st)
 	}

@@ -28,12 +28,9 @@ func listenTCP(ctx context.Context, addr netip.AddrPort) (net.Listener, error) {
 	cfg.SetMultipathTCP(false)
 	l, err := cfg.Listen(ctx, "tcp", addr.String())
 	if errors.Is(err, unix.EADDRINUSE) {
-		return nil, fmt.Errorf("listen on %v: the address is in use by another process: %w", addr, err)
+		return nil, fmt.Errorf("%v is in use by another process", addr)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("listen on %v: %w", addr, err)
-	}
-	return l, nil
+	return l, err // which names operation and address
 }
 
 func keepAlive(_, _ string, raw syscall.RawConn) error {

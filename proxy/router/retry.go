@@ -5,6 +5,7 @@ import (
 	"time"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 
 	"github.com/isthmus-mesh/isthmus/proxy/snapshot/fields"
 )
@@ -62,8 +63,12 @@ func (c *compiler) retry(path string, p *routev3.RetryPolicy) *Retry {
 		r.StatusCodes = append(r.StatusCodes, int(code))
 	}
 	for i, h := range p.GetRetryHostPredicate() {
+		at := path + "." + fields.Index("retry_host_predicate", i)
 		if h.GetName() != "envoy.retry_host_predicates.previous_hosts" {
-			c.refuse(path+"."+fields.Index("retry_host_predicate", i)+".name", "%q is not implemented", h.GetName())
+			c.refuse(at+".name", "%q is not implemented", h.GetName())
+		}
+		if packed := h.GetTypedConfig(); packed != nil && !packed.MessageIs((*previoushostsv3.PreviousHostsPredicate)(nil)) {
+			c.refuse(at+".typed_config", "%s is not the configuration of %s", packed.GetTypeUrl(), h.GetName())
 		}
 		r.AvoidTried = true
 	}

@@ -23,24 +23,35 @@ type Change struct {
 	Removed []string
 }
 
-// Rejection is a resource that was not accepted, and why: one text a mistake,
-// "virtual_hosts[0].routes[2].match.grpc: not implemented".
+// Rejection is a resource that was not accepted, and why: one reason a mistake.
 type Rejection struct {
 	Type    resource.Type
 	Name    string
 	Version string
-	Reasons []string
+	Reasons []fields.Error
 }
 
 // Error is a sentence with all reasons.
 func (r *Rejection) Error() string {
-	return r.Type.String() + " " + r.Name + ": " + strings.Join(r.Reasons, "; ")
+	return r.Type.String() + " " + r.Name + ": " + r.text()
+}
+
+func (r *Rejection) text() string {
+	parts := make([]string, len(r.Reasons))
+	for i := range r.Reasons {
+		parts[i] = r.Reasons[i].Error()
+	}
+	return strings.Join(parts, "; ")
 }
 
 func reject(t resource.Type, r Resource, err error) *Rejection {
 	out := &Rejection{Type: t, Name: r.Name, Version: r.Version}
 	for _, e := range flatten(err) {
-		out.Reasons = append(out.Reasons, e.Error())
+		if at, ok := errors.AsType[*fields.Error](e); ok {
+			out.Reasons = append(out.Reasons, *at)
+		} else {
+			out.Reasons = append(out.Reasons, fields.Error{Reason: e.Error()})
+		}
 	}
 	return out
 }

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"math"
+	"strconv"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -167,9 +168,9 @@ func (c *clusterCompiler) httpOptions(m *clusterv3.Cluster, s *upstream.Settings
 	s.MaxRequestsPerConnection = m.GetMaxRequestsPerConnection().GetValue()
 	c.commonOptions("common_http_protocol_options", m.GetCommonHttpProtocolOptions(), s)
 	for key, packed := range m.GetTypedExtensionProtocolOptions() {
-		at := "typed_extension_protocol_options[" + key + "]"
+		at := "typed_extension_protocol_options[" + strconv.Quote(key) + "]"
 		var o httpv3.HttpProtocolOptions
-		if key != httpOptionsKey || packed.MessageIs(&o) == false {
+		if key != httpOptionsKey || !packed.MessageIs(&o) {
 			c.add(at, "not implemented")
 			continue
 		}

@@ -126,11 +126,21 @@ func (s *Store) save() bool {
 		}
 	}
 	s.mu.Unlock()
-	if err := writeFile(s.cfg.Path, encodeFile(&changes)); err != nil {
+	err := writeFile(s.cfg.Path, encodeFile(&changes))
+	s.saved.Store(&err)
+	if err != nil {
 		s.cfg.Log.Error("last configuration not kept", "error", err)
 		return false
 	}
 	return true
+}
+
+// SaveError is why the file could not be written the last time; nil if it was.
+func (s *Store) SaveError() error {
+	if err := s.saved.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // encodeFile writes, after the magic, a record a resource and a checksum over

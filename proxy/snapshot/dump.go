@@ -133,7 +133,7 @@ func (s *Store) failure(t resource.Type, name string) *adminv3.UpdateFailureStat
 	if r == nil {
 		return nil
 	}
-	return &adminv3.UpdateFailureState{Details: strings.Join(r.Reasons, "; "), VersionInfo: r.Version}
+	return &adminv3.UpdateFailureState{Details: r.text(), VersionInfo: r.Version}
 }
 
 func (s *Store) status(t resource.Type, name string) adminv3.ClientResourceStatus {

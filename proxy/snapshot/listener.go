@@ -46,7 +46,9 @@ type listenerSpec struct {
 	inlined *compiledRoutes // of inline
 	// clusters are those of a TCP listener.
 	clusters []weightedName
-	logs     bool // the listener asks for an access log
+	// connectAttempts is how many hosts a TCP connection tries.
+	connectAttempts int
+	logs            bool // the listener asks for an access log
 }
 
 // httpSpec is what an HTTP listener says beside its routes, as in stream.HTTP.
@@ -239,8 +241,11 @@ func (c *listenerCompiler) tcp(path string, m *tcpv3.TcpProxy) {
 			c.spec.idle = never
 		}
 	}
-	if n := m.GetMaxConnectAttempts(); n != nil && n.GetValue() != 1 {
-		c.add(path+".max_connect_attempts", "%d, want 1", n.GetValue())
+	c.spec.connectAttempts = 1
+	if n := m.GetMaxConnectAttempts(); n != nil {
+		if c.spec.connectAttempts = int(n.GetValue()); n.GetValue() < 1 || n.GetValue() > stream.MaxConnectAttempts {
+			c.add(path+".max_connect_attempts", "%d, want 1 to %d", n.GetValue(), stream.MaxConnectAttempts)
+		}
 	}
 	c.accessLog(path, m.GetAccessLog())
 }

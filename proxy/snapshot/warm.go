@@ -3,6 +3,7 @@ package snapshot
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -49,8 +50,9 @@ func (s *Store) settleCluster(name string, now time.Time) {
 func (s *Store) settleRoutes(name string, now time.Time) {
 	r := s.routes[name]
 	// The first table need not wait: an unknown cluster answers 503, and so
-	// would a listener without routes.
-	if r.active != nil && now.Before(r.until) && !s.known(r.next.clusters) {
+	// would a listener without routes. Nor does one that names no cluster more
+	// than the table that serves.
+	if r.active != nil && now.Before(r.until) && !s.known(r.next.clusters, r.active.clusters) {
 		return
 	}
 	r.active, r.next = r.next, nil
@@ -63,9 +65,10 @@ func (s *Store) settleRoutes(name string, now time.Time) {
 	}
 }
 
-func (s *Store) known(clusters []string) bool {
+// known reports whether all clusters that are not among besides have arrived.
+func (s *Store) known(clusters, besides []string) bool {
 	for _, name := range clusters {
-		if !s.clusters[name].cluster.Known() {
+		if !s.clusters[name].cluster.Known() && !slices.Contains(besides, name) {
 			return false
 		}
 	}
@@ -79,7 +82,7 @@ func (s *Store) settleListener(name string, now time.Time) {
 	ready := true
 	switch {
 	case spec.inlined != nil:
-		table, ready = spec.inlined.table, l.live == nil || s.known(spec.inlined.clusters)
+		table, ready = spec.inlined.table, l.live == nil || s.known(spec.inlined.clusters, nil)
 	case spec.rds != "":
 		if r := s.routes[spec.rds]; r != nil && r.active != nil {
 			table = r.active.table
@@ -121,7 +124,7 @@ func (s *Store) make(spec *listenerSpec, table *router.Table, old *Listener) *Li
 		}
 		return &live
 	}
-	live.TCP = &stream.TCP{Stats: stats, Log: log, Codec: s.cfg.TCP, Inbound: live.Inbound, IdleTimeout: spec.idle}
+	live.TCP = &stream.TCP{Stats: stats, Log: log, Codec: s.cfg.TCP, Inbound: live.Inbound, IdleTimeout: spec.idle, ConnectAttempts: spec.connectAttempts}
 	for _, w := range spec.clusters {
 		live.TCP.Destinations = append(live.TCP.Destinations, stream.TCPDestination{Cluster: s.cluster(w.name).cluster, Weight: w.weight})
 	}

@@ -48,7 +48,13 @@ type TCP struct {
 	Codec        codec.Codec          // one of the process's, tcp.New()
 	Inbound      bool
 	IdleTimeout  time.Duration // silence in both directions; 0 means 1 h, below 0 none
+	// ConnectAttempts is how many hosts a connection tries: nothing was sent
+	// before one of them accepts. 0 means 3; at most MaxConnectAttempts.
+	ConnectAttempts int
 }
+
+// MaxConnectAttempts bounds TCP.ConnectAttempts.
+const MaxConnectAttempts = 8
 
 // TCPDestination is one weighted cluster.
 type TCPDestination struct {

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/proxy/clock"
@@ -11,10 +12,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/proxy/upstream"
 )
 
-// maxConnectAttempts is how many hosts a TCP connection tries: nothing was sent
-// before one of them accepts.
-const maxConnectAttempts = 3
-
 // tcpSession is one downstream TCP connection and its only exchange.
 type tcpSession struct {
 	t *TCP
@@ -23,7 +20,7 @@ type tcpSession struct {
 	start    clock.Instant
 	cluster  *upstream.Cluster
 	host     *upstream.Host
-	tried    [maxConnectAttempts]*upstream.Host
+	tried    [MaxConnectAttempts]*upstream.Host
 	attempts int
 	trying   bool
 	flags    telemetry.Flags
@@ -105,7 +102,7 @@ func (x *tcpSession) Answered(codec.Response, bool, clock.Instant) *codec.Step {
 func (x *tcpSession) Failed(f codec.Failure, resend bool, _ clock.Instant) *codec.Step {
 	x.endTry()
 	connect := f == codec.ConnectRefused || f == codec.ConnectTimeout
-	if connect && resend && x.attempts < maxConnectAttempts {
+	if connect && resend && x.attempts < min(cmp.Or(x.t.ConnectAttempts, 3), MaxConnectAttempts) {
 		return x.try()
 	}
 	return x.abort(answers[f].flag)

@@ -64,17 +64,32 @@ func appendWord(dst, b []byte) []byte {
 	if len(b) == 0 {
 		return append(dst, '-')
 	}
-	for _, c := range b {
-		switch {
+	for len(b) > 0 {
+		n := plain(b)
+		if dst = append(dst, b[:n]...); n == len(b) {
+			break
+		}
+		switch c := b[n]; {
 		case c == '"' || c == '\\':
 			dst = append(dst, '\\', c)
-		case c < 0x20 || c == 0x7f:
-			dst = append(dst, '\\', 'x', hexDigits[c>>4], hexDigits[c&15])
-		default:
+		case c >= utf8.RuneSelf:
 			dst = append(dst, c)
+		default:
+			dst = append(dst, '\\', 'x', hexDigits[c>>4], hexDigits[c&15])
 		}
+		b = b[n+1:]
 	}
 	return dst
+}
+
+// plain is how many bytes b starts with that no format escapes.
+func plain[T string | []byte](b T) int {
+	for i := 0; i < len(b); i++ {
+		if c := b[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' {
+			return i
+		}
+	}
+	return len(b)
 }
 
 func appendName(dst []byte, s string) []byte {
@@ -111,17 +126,10 @@ func (j *jsonLine) text(name string, v []byte) {
 }
 
 func (j *jsonLine) name(name, v string) {
-	if v == "" {
-		return
+	if v != "" {
+		j.key(name)
+		j.dst = append(appendJSON(append(j.dst, '"'), v), '"')
 	}
-	j.key(name)
-	j.dst = append(j.dst, '"')
-	for i := 0; i < len(v); {
-		_, n := utf8.DecodeRuneInString(v[i:])
-		j.dst = appendRune(j.dst, v[i:i+n])
-		i += n
-	}
-	j.dst = append(j.dst, '"')
 }
 
 func (j *jsonLine) number(name string, v int64) {
@@ -129,10 +137,14 @@ func (j *jsonLine) number(name string, v int64) {
 	j.dst = strconv.AppendInt(j.dst, v, 10)
 }
 
-// millis writes milliseconds with three decimals.
+// millis writes milliseconds with up to three decimals.
 func (j *jsonLine) millis(name string, d time.Duration) {
 	j.key(name)
-	j.dst = strconv.AppendFloat(j.dst, float64(d.Microseconds())/1000, 'f', -1, 64)
+	us := max(0, d.Microseconds())
+	j.dst = strconv.AppendInt(j.dst, us/1000, 10)
+	if us %= 1000; us != 0 {
+		j.dst = append(j.dst, '.', byte('0'+us/100), byte('0'+us/10%10), byte('0'+us%10))
+	}
 }
 
 func (j *jsonLine) addr(name string, a netip.AddrPort) {
@@ -147,30 +159,40 @@ func (j *jsonLine) boolean(name string, v bool) {
 	j.dst = strconv.AppendBool(j.dst, v)
 }
 
-func appendJSON(dst, b []byte) []byte {
+// appendJSON appends b as it stands in a JSON string; what is no UTF-8 becomes
+// U+FFFD.
+func appendJSON[T string | []byte](dst []byte, b T) []byte {
 	for len(b) > 0 {
-		_, n := utf8.DecodeRune(b)
-		dst = appendRune(dst, b[:n])
+		n := plain(b)
+		if dst = append(dst, b[:n]...); n == len(b) {
+			break
+		}
 		b = b[n:]
+		switch c := b[0]; {
+		case c == '"' || c == '\\':
+			dst = append(dst, '\\', c)
+			b = b[1:]
+		case c < utf8.RuneSelf:
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+			b = b[1:]
+		default:
+			size := runeSize(b)
+			if size == 1 {
+				dst = append(dst, "\\ufffd"...)
+			} else {
+				dst = append(dst, b[:size]...)
+			}
+			b = b[size:]
+		}
 	}
 	return dst
 }
 
-// appendRune appends one rune, given as its bytes, escaped for JSON.
-func appendRune[T string | []byte](dst []byte, r T) []byte {
-	if len(r) > 1 {
-		return append(dst, r...)
-	}
-	switch c := r[0]; {
-	case c == '"' || c == '\\':
-		return append(dst, '\\', c)
-	case c < 0x20 || c == 0x7f:
-		return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-	case c >= utf8.RuneSelf:
-		return append(dst, "\\ufffd"...) // no UTF-8
-	default:
-		return append(dst, c)
-	}
+// runeSize is the length of the rune that b starts with; 1 for a byte of none.
+func runeSize[T string | []byte](b T) int {
+	var first [utf8.UTFMax]byte
+	_, size := utf8.DecodeRune(first[:copy(first[:], b)])
+	return size
 }
 
 // appendObject appends e as a JSON object.

@@ -49,7 +49,9 @@ func (c *Cluster) SetEndpoints(endpoints []Endpoint) {
 			h = &Host{Addr: e.Addr}
 		}
 		delete(before, e.Addr)
-		h.meta.Store(&e)
+		if was := h.meta.Load(); was == nil || *was != e {
+			h.meta.Store(new(e))
+		}
 		hosts = append(hosts, h)
 	}
 	c.hosts.Store(newHostSet(hosts, c.settings.Load()))

@@ -141,12 +141,12 @@ func (h *hostSet) pick(ch *Choice) *Host {
 		g = h.groupOf(ch)
 	}
 	in := balance.Pick{Random: ch.Random, Hash: ch.Hash, HasHash: ch.HasHash}
-	first := g.hosts[g.picker.Pick(&in)]
+	first := g.hosts[g.picker.Pick(in)]
 	if len(ch.Tried) == 0 || !slices.Contains(ch.Tried, first) {
 		return first
 	}
 	for in.Attempt = 1; in.Attempt < maxPicks; in.Attempt++ {
-		if host := g.hosts[g.picker.Pick(&in)]; !slices.Contains(ch.Tried, host) {
+		if host := g.hosts[g.picker.Pick(in)]; !slices.Contains(ch.Tried, host) {
 			return host
 		}
 	}

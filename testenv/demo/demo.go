@@ -65,14 +65,13 @@ func (d *demo) start(ctx context.Context) error {
 		}
 	}
 	config := fmt.Sprintf(`
-name: client
-app: client
+workload: {name: client, app: client}
 meshserver: [127.0.0.1:%d]
 api: 127.0.0.1:%d
 httpProxy: 127.0.0.1:%d
 admin: 127.0.0.1:%d
-readiness: ""
-metrics: ""
+readiness: "off"
+metrics: "off"
 dataDir: %s
 `, d.xds, d.api, d.clientProxy, d.clientAdmin, filepath.Join(d.dir, "client"))
 	if err := d.startSidecar(ctx, "client", config, d.clientAdmin); err != nil {
@@ -125,15 +124,13 @@ func (d *demo) startEcho(ctx context.Context, e *echo) error {
 	}
 	e.process = app
 	config := fmt.Sprintf(`
-name: %s
-app: echo
-labels: {version: %s}
+workload: {name: %s, app: echo, labels: {version: %s}}
 meshserver: [127.0.0.1:%d]
 api: 127.0.0.1:%d
-httpProxy: ""
+httpProxy: "off"
 admin: 127.0.0.1:%d
-readiness: ""
-metrics: ""
+readiness: "off"
+metrics: "off"
 dataDir: %s
 inbound:
 - {app: 127.0.0.1:%d, listen: 127.0.0.1:%d, protocol: http, service: echo}

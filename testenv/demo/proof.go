@@ -188,7 +188,7 @@ func (d *demo) backUp(ctx context.Context, sum *tally) error {
 	return nil
 }
 
-var retryMetric = regexp.MustCompile(`(?m)^upstream_request_retry_total\{[^}]*echo[^}]*\} ([0-9.e+]+)$`)
+var retryMetric = regexp.MustCompile(`(?m)^mesh_proxy_upstream_retries_total\{[^}]*echo[^}]*\} ([0-9.e+]+)$`)
 
 // retries reads the client sidecar's own count.
 func (d *demo) retries(ctx context.Context) (int, error) {

@@ -9,9 +9,10 @@ import (
 )
 
 // Ports come from below the range that the kernel gives to outgoing
-// connections (32768 to 60999 on Linux), so none is taken by chance.
+// connections (32768 to 60999 on Linux), so none is taken by chance, and from
+// above the ports that the product listens on by default.
 const (
-	firstPort = 20000
+	firstPort = 21000
 	lastPort  = 31999
 )
 

@@ -1060,9 +1060,10 @@ func (x *DeleteRulesRequest) GetDryRun() bool {
 
 type HistoryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`      // empty means all rules
-	Before        uint64                 `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"` // leaves out this revision and newer ones; 0 means none
-	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`   // 0 means 100; at most 1000
+	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`                            // empty means all rules
+	Before        uint64                 `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"`                       // leaves out this revision and newer ones; 0 means none
+	PageSize      uint32                 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // 0 means 100; at most 1000
+	PageToken     string                 `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // next_page_token of the page before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1111,16 +1112,24 @@ func (x *HistoryRequest) GetBefore() uint64 {
 	return 0
 }
 
-func (x *HistoryRequest) GetLimit() uint32 {
+func (x *HistoryRequest) GetPageSize() uint32 {
 	if x != nil {
-		return x.Limit
+		return x.PageSize
 	}
 	return 0
+}
+
+func (x *HistoryRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
 }
 
 type HistoryResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rules         []*Rule                `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty on the last page
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1160,6 +1169,13 @@ func (x *HistoryResponse) GetRules() []*Rule {
 		return x.Rules
 	}
 	return nil
+}
+
+func (x *HistoryResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 type RollbackRequest struct {
@@ -1438,13 +1454,16 @@ const file_xds_api_rules_proto_rawDesc = "" +
 	"\x06author\x18\x02 \x01(\tR\x06author\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12+\n" +
 	"\x11expected_revision\x18\x04 \x01(\x04R\x10expectedRevision\x12\x17\n" +
-	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"R\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"x\n" +
 	"\x0eHistoryRequest\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +
-	"\x06before\x18\x02 \x01(\x04R\x06before\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\">\n" +
+	"\x06before\x18\x02 \x01(\x04R\x06before\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"f\n" +
 	"\x0fHistoryResponse\x12+\n" +
-	"\x05rules\x18\x01 \x03(\v2\x15.isthmus.mesh.v1.RuleR\x05rules\"\xbc\x01\n" +
+	"\x05rules\x18\x01 \x03(\v2\x15.isthmus.mesh.v1.RuleR\x05rules\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbc\x01\n" +
 	"\x0fRollbackRequest\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x1f\n" +
 	"\vto_revision\x18\x02 \x01(\x04R\n" +

@@ -20,6 +20,8 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/isthmus-mesh/isthmus/xds/catalog"
 	"github.com/isthmus-mesh/isthmus/xds/resource"
@@ -121,7 +123,8 @@ func (g *Generator) Rules() rules.Set {
 }
 
 // Join returns the feed of the node's scope; the caller gives it back by Leave.
-// The error names the fields of the node that are wrong.
+// The error names the fields of the node that are wrong, or has the gRPC status
+// ResourceExhausted.
 func (g *Generator) Join(node *corev3.Node) (*resource.Feed, error) {
 	n, err := scope.Parse(node)
 	if err != nil {
@@ -144,7 +147,7 @@ func (g *Generator) join(n *scope.Node) (*live, report, error) {
 		return l, report{}, nil
 	}
 	if len(g.lives) >= g.limits.scopes {
-		return nil, report{}, fmt.Errorf("node %s: %d scopes are connected, no more are taken", n.ID, len(g.lives))
+		return nil, report{}, status.Errorf(codes.ResourceExhausted, "node %s: %d scopes are connected, no more are taken", n.ID, len(g.lives))
 	}
 	p := newPass(g.world, g.outs)
 	client := n.Client(g.world.labelKeys)
@@ -152,7 +155,7 @@ func (g *Generator) join(n *scope.Node) (*live, report, error) {
 	if o == nil {
 		g.dropIdle()
 		if len(g.outs) >= g.limits.clients {
-			return nil, report{}, fmt.Errorf("node %s: %d kinds of client are connected, no more are taken", n.ID, len(g.outs))
+			return nil, report{}, status.Errorf(codes.ResourceExhausted, "node %s: %d kinds of client are connected, no more are taken", n.ID, len(g.outs))
 		}
 		o = p.build(client)
 		g.outs[client] = o
@@ -204,22 +207,31 @@ func (g *Generator) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-sub.Wake():
-			view, changes := sub.Take()
-			g.apply(func(w *world) bool {
-				w.view = view
-				return false
-			}, changes)
+			g.takeServices(sub)
 		case <-g.wake:
-			g.apply(func(w *world) bool {
-				if g.pending == nil {
-					return false
-				}
-				w.set, w.labelKeys = *g.pending, g.pending.SourceLabelKeys()
-				g.pending = nil
-				return true
-			}, nil)
+			g.takeRules()
 		}
 	}
+}
+
+func (g *Generator) takeServices(sub *catalog.Subscription) {
+	view, changed := sub.Take()
+	g.apply(func(w *world) work {
+		w.view = view
+		return work{services: changed}
+	})
+}
+
+func (g *Generator) takeRules() {
+	g.apply(func(w *world) work {
+		if g.pending == nil {
+			return work{}
+		}
+		affected := rules.Affects(w.set, *g.pending)
+		w.set, w.labelKeys = *g.pending, g.pending.SourceLabelKeys()
+		g.pending = nil
+		return work{rules: &affected}
+	})
 }
 
 // publication is one feed's next snapshot.
@@ -229,46 +241,44 @@ type publication struct {
 	changed []resource.Key
 }
 
-// apply moves the world on by change, which says whether rules changed, recomputes
-// what is touched, and publishes. Only Run calls it, so that publications keep
-// their order.
-func (g *Generator) apply(change func(*world) (rulesChanged bool), dirty changes) {
+// apply moves the world on by change, recomputes what that touches, and publishes.
+// Only Run calls it, so that publications keep their order.
+func (g *Generator) apply(change func(*world) work) {
 	start := time.Now()
 	g.mu.Lock()
-	rulesChanged := change(&g.world)
+	w := change(&g.world)
 	p := newPass(g.world, g.outs)
-	publish := g.advance(p, rulesChanged, dirty)
+	publish := g.advance(p, w)
 	g.metrics.sizes(len(g.lives), len(g.outs))
 	g.mu.Unlock()
 	for _, pub := range publish {
 		pub.feed.Publish(pub.snap, pub.changed)
 	}
 	g.report(p.report)
-	g.metrics.pass(dirty.kind(rulesChanged), time.Since(start), publish)
+	g.metrics.pass(w.kind(), time.Since(start), publish)
 }
 
 // advance is called with mu held.
-func (g *Generator) advance(p *pass, rulesChanged bool, dirty changes) []publication {
-	endpointsOnly := !rulesChanged && dirty.endpointsOnly()
-	if !endpointsOnly {
+func (g *Generator) advance(p *pass, w work) []publication {
+	if !w.endpointsOnly() {
 		g.dropIdle()
 	}
 	steps := map[*outbound]step{}
 	next := map[scope.Client]*outbound{}
 	for client, o := range g.outs {
-		s := p.step(o, rulesChanged, dirty)
+		s := p.step(o, w)
 		steps[o] = s
 		next[client] = s.out
 	}
 	var publish []publication
 	for _, l := range g.lives {
-		pub, moved := p.move(l, steps, next, endpointsOnly)
+		pub, moved := p.move(l, steps, next, w.endpointsOnly())
 		if moved {
 			publish = append(publish, pub)
 		}
 	}
 	g.outs = next
-	if rulesChanged {
+	if w.rules != nil {
 		g.dropIdle() // clients that no node is any more, since rules read other labels
 	}
 	return publish

@@ -45,21 +45,12 @@ func (c changes) endpointsOnly() bool {
 	return true
 }
 
-func (c changes) kind(rulesChanged bool) string {
-	switch {
-	case rulesChanged:
-		return "rules"
-	case c.endpointsOnly():
-		return "endpoints"
-	}
-	return "services"
-}
-
 // pass is one recomputation over all outbounds of a world.
 type pass struct {
 	world
 	outs      map[scope.Client]*outbound // of before the pass, to share with
 	endpoints map[endpointsKey][]*resource.Resource
+	outputs   map[outputsKey][]*hostState         // of this pass, for clients of one kind
 	made      map[resource.Key]*resource.Resource // newest of each name in this pass
 	routed    map[model.Host]struct{}             // made on first use
 	report    report
@@ -70,8 +61,35 @@ type endpointsKey struct {
 	dest    *rules.Rule
 }
 
+type outputsKey struct {
+	host model.Host
+	kind scope.Kind
+}
+
+// work says what a step looks at.
+type work struct {
+	services changes
+	rules    *rules.Affected // nil: rules did not change
+	all      bool            // the outbound is new
+}
+
+func (w work) endpointsOnly() bool { return !w.all && w.rules == nil && w.services.endpointsOnly() }
+
+func (w work) kind() string {
+	switch {
+	case w.rules != nil:
+		return "rules"
+	case w.endpointsOnly():
+		return "endpoints"
+	}
+	return "services"
+}
+
 func newPass(w world, outs map[scope.Client]*outbound) *pass {
-	return &pass{world: w, outs: outs, endpoints: map[endpointsKey][]*resource.Resource{}, made: map[resource.Key]*resource.Resource{}}
+	return &pass{
+		world: w, outs: outs, endpoints: map[endpointsKey][]*resource.Resource{},
+		outputs: map[outputsKey][]*hostState{}, made: map[resource.Key]*resource.Resource{},
+	}
 }
 
 // step is an outbound moved on.
@@ -84,15 +102,15 @@ type step struct {
 // build makes the outbound of a client from nothing.
 func (p *pass) build(client scope.Client) *outbound {
 	empty := &outbound{client: client, proxies: map[string]*resource.Resource{}}
-	return p.step(empty, true, nil).out
+	return p.step(empty, work{all: true}).out
 }
 
-// step recomputes the hosts that are dirty, those whose rule leads to a host of
-// new shape, and all whose inputs differ when rules changed.
-func (p *pass) step(o *outbound, rulesChanged bool, dirty changes) step {
+// step recomputes the hosts that the work names, and those whose rule may lead to
+// one of them.
+func (p *pass) step(o *outbound, w work) step {
 	next := *o
 	s := step{out: &next}
-	for host, change := range dirty {
+	for host, change := range w.services {
 		state, known := o.hosts.Get(string(host))
 		if known && change&^catalog.EndpointsChanged == 0 {
 			if svc := p.view.Service(host); svc != nil && state.in.Exists {
@@ -102,12 +120,19 @@ func (p *pass) step(o *outbound, rulesChanged bool, dirty changes) step {
 		}
 		p.recompute(&s, host)
 	}
-	if !rulesChanged && dirty.endpointsOnly() {
+	if w.endpointsOnly() {
 		return s
 	}
-	if rulesChanged {
+	if w.rules != nil {
+		for _, host := range w.rules.Hosts {
+			p.recompute(&s, host)
+		}
+	}
+	if w.all || w.rules != nil && w.rules.ByWildcard() {
 		for _, svc := range p.view.Services() {
-			p.recompute(&s, svc.Host)
+			if w.all || w.rules.Contains(svc.Host) {
+				p.recompute(&s, svc.Host)
+			}
 		}
 	}
 	for host := range o.ruled.All() {
@@ -151,7 +176,7 @@ func (p *pass) recompute(s *step, host model.Host) {
 		}
 		return
 	}
-	out, err := translate.Outbound(in, o.client, p.options)
+	out, err := p.translate(in, o.client)
 	if err != nil {
 		p.report.failures = append(p.report.failures, failure{string(host), err})
 		return
@@ -180,6 +205,34 @@ func (p *pass) recompute(s *step, host model.Host) {
 		p.replace(s, resource.Endpoints, state.endpoints, nil)
 		o.hosts = o.hosts.Set(string(host), &hostState{in: in, out: state.out})
 	}
+}
+
+// translate makes the outputs of a host, or takes those that another client of the
+// kind has from equal inputs.
+func (p *pass) translate(in translate.Inputs, client scope.Client) (translate.Outputs, error) {
+	if in.Personal() {
+		return translate.Outbound(in, client, p.options)
+	}
+	key := outputsKey{in.Host, client.Kind}
+	for _, state := range p.outputs[key] {
+		if state.in.Same(in) {
+			return state.out, nil
+		}
+	}
+	for _, o := range p.outs {
+		if o.client.Kind != client.Kind {
+			continue
+		}
+		if state, ok := o.hosts.Get(string(in.Host)); ok && state.in.Same(in) {
+			p.outputs[key] = append(p.outputs[key], state)
+			return state.out, nil
+		}
+	}
+	out, err := translate.Outbound(in, client, p.options)
+	if err == nil {
+		p.outputs[key] = append(p.outputs[key], &hostState{in: in, out: out})
+	}
+	return out, err
 }
 
 func (p *pass) remove(s *step, host model.Host, old *hostState) {
@@ -211,7 +264,7 @@ func (p *pass) endpointsOf(svc *model.Service, in translate.Inputs) ([]*resource
 	}
 	for _, o := range p.outs {
 		// Another outbound has them already, when this one is new.
-		if h, ok := o.hosts.Get(string(svc.Host)); ok && h.service == svc && h.in.Dest == in.Dest && slices.Equal(h.in.Parts, in.Parts) {
+		if h, ok := o.hosts.Get(string(svc.Host)); ok && h.service == svc && h.in.Dest.Same(in.Dest) && slices.Equal(h.in.Parts, in.Parts) {
 			p.endpoints[key] = h.endpoints
 			return h.endpoints, nil
 		}

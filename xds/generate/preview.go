@@ -44,11 +44,12 @@ func (g *Generator) Preview(candidate rules.Set) (Diff, error) {
 	}
 	g.mu.Unlock()
 
+	affected := rules.Affects(w.set, candidate)
 	w.set, w.labelKeys = candidate, candidate.SourceLabelKeys()
 	p := newPass(w, outs)
 	steps, next := map[*outbound]step{}, map[scope.Client]*outbound{}
 	for client, o := range outs {
-		s := p.step(o, true, nil)
+		s := p.step(o, work{rules: &affected})
 		if !s.proxies {
 			s.out.proxies = map[string]*resource.Resource{} // the generator fills the other under its lock
 		}

@@ -8,14 +8,19 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/isthmus-mesh/isthmus/xds/api"
 	"github.com/isthmus-mesh/isthmus/xds/generate"
 	"github.com/isthmus-mesh/isthmus/xds/rules"
 	"github.com/isthmus-mesh/isthmus/xds/store"
 )
 
-// maxChanges is how many changed resources a dry run lists.
-const maxChanges = 500
+// What a dry run lists of changed resources: so many, and so many bytes of them.
+const (
+	maxChanges     = 500
+	maxChangeBytes = 16 << 20
+)
 
 // maxAttempts is how often a change is planned anew because someone else wrote
 // between the reading and the writing.
@@ -334,14 +339,16 @@ func (s *ruleService) preview(resp *api.ApplyResponse, next rules.Set) error {
 		return fmt.Errorf("dry run: %w", err)
 	}
 	resp.Scopes = uint32(diff.Live)
+	size := 0
 	for _, scope := range diff.Scopes {
 		for _, c := range scope.Changes {
-			if len(resp.Changes) == maxChanges {
+			if len(resp.Changes) == maxChanges || size > maxChangeBytes {
 				resp.ChangesOmitted++
 				continue
 			}
 			out := changeOf(c)
 			out.Scope, out.Proxies = scope.Scope, uint32(scope.Streams)
+			size += proto.Size(out)
 			resp.Changes = append(resp.Changes, out)
 		}
 	}

@@ -3,7 +3,6 @@ package manage_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"iter"
 	"log/slog"
 	"net"
@@ -12,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -35,9 +35,10 @@ type mesh struct {
 	store   store.Store
 	catalog *catalog.Catalog
 	status  *status.Registry
+	server  *manage.Server
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func start(t *testing.T, change func(*manage.Config)) *mesh {
 	t.Helper()
@@ -64,7 +65,8 @@ func start(t *testing.T, change func(*manage.Config)) *mesh {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Client, err = api.NewClient(api.ClientConfig{Server: m.url}); err != nil {
+	m.server = srv
+	if m.Client, err = api.NewClient(api.ClientConfig{Server: m.url, Timeout: 2 * time.Minute}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -116,6 +116,8 @@ type Server struct {
 	http    *http.Server
 	started time.Time
 	calls   chan struct{} // capacity maxCalls
+	// pageBytes is maxPageBytes but in tests.
+	pageBytes int
 }
 
 // New checks cfg and reports every mistake.
@@ -141,7 +143,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.FileRules == nil {
 		cfg.FileRules = func() rules.Set { return rules.Set{} }
 	}
-	s := &Server{cfg: cfg, started: time.Now(), calls: make(chan struct{}, maxCalls)}
+	s := &Server{cfg: cfg, started: time.Now(), calls: make(chan struct{}, maxCalls), pageBytes: maxPageBytes}
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		Protocols:         protocols(),

@@ -17,6 +17,22 @@ const (
 	maxPage     = 1000
 )
 
+// maxPageBytes bounds a page of rules, in bytes of their text: it is cut shorter
+// when rules are large.
+const maxPageBytes = 8 << 20
+
+// fitting returns how many of the first items come to at most limit bytes; at
+// least one, or a page would lead nowhere.
+func fitting[T any](items []T, limit int, size func(T) int) int {
+	total := 0
+	for i, item := range items {
+		if total += size(item); total > limit && i > 0 {
+			return i
+		}
+	}
+	return len(items)
+}
+
 // page cuts one page out of all, which ascend by key and have each key once: what
 // comes after token.
 func page[T any](all []T, key func(T) string, size uint32, token string) (items []T, next string, err error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -150,6 +151,9 @@ func (s *ruleService) List(ctx context.Context, req *api.ListRulesRequest) (*api
 	if err != nil {
 		return nil, err
 	}
+	if n := fitting(items, s.pageBytes, func(r *api.Rule) int { return len(r.Yaml) }); n < len(items) {
+		items, next = items[:n], keyOf(items[n-1])
+	}
 	names := make([]string, len(items))
 	for i, r := range items {
 		names[i] = keyOf(r)
@@ -166,7 +170,12 @@ func (s *ruleService) List(ctx context.Context, req *api.ListRulesRequest) (*api
 }
 
 func (s *ruleService) History(ctx context.Context, req *api.HistoryRequest) (*api.HistoryResponse, error) {
-	q := store.HistoryQuery{Before: store.Revision(req.Before), Limit: int(req.Limit)}
+	q := store.HistoryQuery{Before: store.Revision(req.Before), Limit: int(req.PageSize)}
+	if req.PageToken != "" {
+		if err := historyToken(req.PageToken, &q); err != nil {
+			return nil, err
+		}
+	}
 	if req.Rule != "" {
 		k, err := parseKey(req.Rule)
 		if err != nil {
@@ -178,14 +187,32 @@ func (s *ruleService) History(ctx context.Context, req *api.HistoryRequest) (*ap
 	if err != nil {
 		return nil, err
 	}
-	if len(records) == 0 && req.Rule != "" && req.Before == 0 {
+	if len(records) == 0 && req.Rule != "" && q.Before == 0 {
 		return nil, fmt.Errorf("history of rule %s: %w: it was never written through the Mesh API", req.Rule, store.ErrNotFound)
 	}
 	resp := &api.HistoryResponse{}
-	for _, rec := range records {
+	n := fitting(records, s.pageBytes, func(r store.Record) int { return len(r.YAML) })
+	for _, rec := range records[:n] {
 		resp.Rules = append(resp.Rules, ruleOf(rec))
 	}
+	full := len(records) == cmp.Or(q.Limit, store.DefaultHistory)
+	if n > 0 && (full || n < len(records)) {
+		last := records[n-1]
+		resp.NextPageToken = fmt.Sprintf("%d/%v", last.Revision, last.Key)
+	}
 	return resp, nil
+}
+
+// historyToken reads a token of History: the revision and key of the last record.
+func historyToken(token string, q *store.HistoryQuery) error {
+	revision, key, _ := strings.Cut(token, "/")
+	n, err := strconv.ParseUint(revision, 10, 63)
+	parts := strings.Split(key, "/")
+	if err != nil || n == 0 || len(parts) != 3 {
+		return badRequest("page_token: %q is none of History", token)
+	}
+	q.Before, q.After = store.Revision(n), store.Key{Kind: parts[0], Namespace: parts[1], Name: parts[2]}
+	return nil
 }
 
 func (s *ruleService) Check(ctx context.Context, req *api.CheckRequest) (*api.CheckResponse, error) {

@@ -104,7 +104,7 @@ func TestWritersWithoutExpectationsAllSucceed(t *testing.T) {
 	}
 	wg.Wait()
 	h, err := m.Rules.History(t.Context(), &api.HistoryRequest{Rule: cartRoute})
-	if err != nil || len(h.Rules) != 4 {
+	if err != nil || len(h.Rules) != 4 || h.NextPageToken != "" {
 		t.Errorf("history %v, %v, want 4 states", h, err)
 	}
 }
@@ -313,5 +313,71 @@ func TestUnreadableRuleIsShownAndItsNeighboursLive(t *testing.T) {
 	}
 	if got := m.apply(t, route("cart", 5)); outcomes(got) != cartRoute+" CREATED\n" {
 		t.Errorf("apply beside it: %s", outcomes(got))
+	}
+}
+
+func TestHistoryPagesThroughABatch(t *testing.T) {
+	m := start(t, nil)
+	m.apply(t, docs(route("a", 1), route("b", 1), route("c", 1)))
+	m.apply(t, route("b", 2))
+	var seen []string
+	req := &api.HistoryRequest{PageSize: 2}
+	for {
+		resp, err := m.Rules.History(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range resp.Rules {
+			seen = append(seen, fmt.Sprint(r.Revision, r.Name))
+		}
+		if req.PageToken = resp.NextPageToken; req.PageToken == "" {
+			break
+		}
+	}
+	if d := cmp.Diff([]string{"2b", "1a", "1b", "1c"}, seen); d != "" {
+		t.Errorf("states (-want +got):\n%s", d)
+	}
+	for _, token := range []string{"x", "0/a/b/c", "1/a/b", "-1/a/b/c"} {
+		_, err := m.Rules.History(t.Context(), &api.HistoryRequest{PageToken: token})
+		wantCode(t, err, connect.CodeInvalidArgument, "page_token")
+	}
+}
+
+func TestPagesOfLargeRulesAreCutShort(t *testing.T) {
+	m := start(t, nil)
+	m.server.SetPageBytes(3 * len(route("r0", 1)))
+	const n = 5
+	for i := range n {
+		write(t, m.store, fmt.Sprintf("r%d", i), route(fmt.Sprintf("r%d", i), 1))
+	}
+	pages, total := 0, 0
+	req := &api.ListRulesRequest{PageSize: 1000}
+	for {
+		resp, err := m.Rules.List(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages, total = pages+1, total+len(resp.Rules)
+		if req.PageToken = resp.NextPageToken; req.PageToken == "" {
+			break
+		}
+	}
+	if pages != 2 || total != n {
+		t.Errorf("%d rules on %d pages, want %d on 2", total, pages, n)
+	}
+	pages, total = 0, 0
+	history := &api.HistoryRequest{PageSize: 1000}
+	for {
+		resp, err := m.Rules.History(t.Context(), history)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages, total = pages+1, total+len(resp.Rules)
+		if history.PageToken = resp.NextPageToken; history.PageToken == "" {
+			break
+		}
+	}
+	if pages != 2 || total != n {
+		t.Errorf("%d states on %d pages, want %d on 2", total, pages, n)
 	}
 }

@@ -88,7 +88,7 @@ func (d *reader) retries(path string, r *networking.HTTPRetry) {
 	if r.RetryOn == "" {
 		return
 	}
-	for _, cond := range strings.Split(r.RetryOn, ",") {
+	for cond := range strings.SplitSeq(r.RetryOn, ",") {
 		cond = strings.TrimSpace(cond)
 		code, err := strconv.Atoi(cond)
 		if status := err == nil && code >= 400 && code <= 599; !status && !slices.Contains(retryOn, cond) {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	networking "istio.io/api/networking/v1alpha3"
+
 	"github.com/isthmus-mesh/isthmus/xds/model"
 )
 
@@ -84,6 +86,11 @@ func (a *analysis) virtualService(r *Rule) {
 			a.add(Warning, r, fmt.Sprintf("spec.hosts[%d]", i), "%s is ruled by %s, which is older; this rule has no effect on it", name, winner.Key())
 		}
 	}
+	for i, route := range vs.GetHttp() {
+		for j, m := range route.GetMatch() {
+			a.regexes(r, fmt.Sprintf("spec.http[%d].match[%d]", i, j), m)
+		}
+	}
 	for _, t := range destinations(vs) {
 		name := t.destination.GetHost()
 		host := ResolveHost(name, r.Namespace, a.exists)
@@ -98,12 +105,33 @@ func (a *analysis) virtualService(r *Rule) {
 		}
 		if port := t.destination.GetPort().GetNumber(); svc != nil && port != 0 {
 			if _, ok := svc.Port(uint16(port)); !ok {
-				a.add(Warning, r, t.path+".port.number", "%s has no port %d now", name, port)
+				a.add(Warning, r, t.path+".port.number", "%s has no port %d now", bare, port)
 			}
 		}
 		if t.destination.GetSubset() != "" {
 			a.subset(r, t, bare, svc)
 		}
+	}
+}
+
+// envoyProgram is the size of program that Envoy accepts without being told
+// otherwise. It counts bytes where regexProgram counts runes, so this is less than
+// its 100.
+const envoyProgram = 80
+
+// regexes warns of expressions that sidecars carry out and a plain Envoy refuses,
+// with all routes of the host.
+func (a *analysis) regexes(r *Rule, path string, m *networking.HTTPMatchRequest) {
+	look := func(at string, s *networking.StringMatch) {
+		if n, err := regexProgram(s.GetRegex()); err == nil && n > envoyProgram {
+			a.add(Warning, r, path+at+".regex", "compiles to about %d instructions; an Envoy refuses more than 100 unless its runtime sets re2.max_program_size.error_level", n)
+		}
+	}
+	look(".uri", m.GetUri())
+	look(".method", m.GetMethod())
+	look(".authority", m.GetAuthority())
+	for name, s := range m.GetHeaders() {
+		look(fmt.Sprintf(".headers[%s]", name), s)
 	}
 }
 

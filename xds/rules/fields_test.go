@@ -38,7 +38,9 @@ the table that decides (` + "`go generate ./xds/rules`" + `).
 - HTTP routes apply to ports whose protocol is HTTP, HTTP2 or GRPC, TCP routes to all others. Sidecars carry HTTP/2 and gRPC as
   TCP for now; Envoys and gRPC clients route them.
 - A VirtualService of which no route concerns a client (by port, labels or namespace) leaves that client the default route.
-- Durations are whole milliseconds. Regular expressions are RE2 and match the whole value.
+- Durations are whole milliseconds. Regular expressions are RE2 and match the whole value. An Envoy refuses those that compile to
+  more than 100 instructions, and with them all routes of the host, unless its bootstrap sets the runtime key
+  ` + "`re2.max_program_size.error_level`" + ` (Istio sets 32768); ` + "`meshctl rule check`" + ` warns of them.
 
 ## Retries where no rule states conditions
 

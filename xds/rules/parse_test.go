@@ -1,7 +1,6 @@
 package rules
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -202,7 +201,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("got %d rules and error %v", len(all), err)
 			}
 			for _, m := range mistakes {
-				if m.File != "f.yaml" || m.Text == "" || m.Line < 0 || m.Line > bytes.Count(data, []byte("\n"))+1 {
+				if m.File != "f.yaml" || m.Text == "" || m.Line < 0 || m.Line > len(data)+1 {
 					t.Fatalf("mistake %+v", m)
 				}
 			}

@@ -143,6 +143,16 @@ type Rule struct {
 // Key identifies the rule.
 func (r *Rule) Key() Key { return NewKey(r.Kind, r.Namespace, r.Name) }
 
+// Same reports whether both say the same and are as old; either may be nil. Author,
+// reason and revision do not count: they shape nothing.
+func (r *Rule) Same(s *Rule) bool {
+	if r == s {
+		return true
+	}
+	return r != nil && s != nil && r.Kind == s.Kind && r.Namespace == s.Namespace && r.Name == s.Name &&
+		r.Created.Equal(s.Created) && r.YAML == s.YAML && r.YAML != ""
+}
+
 // older reports whether r wins over s.
 func (r *Rule) older(s *Rule) bool {
 	if !r.Created.Equal(s.Created) {

@@ -125,6 +125,56 @@ func (s Set) RoutedHosts() []model.Host {
 	return slices.Sorted(maps.Keys(s.d.virtual.exact))
 }
 
+// Affected are the hosts that the difference between two sets may concern by
+// naming them. Hosts of rules that lead to these hosts are not part of it.
+type Affected struct {
+	Hosts    []model.Host // by name; ascending
+	suffixes []string     // by wildcard
+}
+
+// ByWildcard reports whether any host can be concerned beside Hosts.
+func (a Affected) ByWildcard() bool { return len(a.suffixes) > 0 }
+
+// Contains reports whether h is concerned by a wildcard.
+func (a Affected) Contains(h model.Host) bool {
+	return slices.ContainsFunc(a.suffixes, func(suffix string) bool { return strings.HasSuffix(string(h), suffix) })
+}
+
+// Affects compares the rules of two sets.
+func Affects(before, after Set) Affected {
+	hosts, suffixes := map[model.Host]bool{}, map[string]bool{}
+	add := func(name, namespace string) {
+		h, _, _ := model.Host(strings.ToLower(name)).CutRegistry()
+		if suffix, ok := strings.CutPrefix(string(h), "*"); ok {
+			suffixes[suffix] = true
+			return
+		}
+		hosts[h] = true
+		if full, ok := completeHost(h, namespace); ok {
+			hosts[full] = true
+		}
+	}
+	look := func(s, other Set) {
+		for _, r := range s.All() {
+			if other.Get(r.Key()).Same(r) {
+				continue
+			}
+			for _, h := range r.VirtualService().GetHosts() {
+				add(h, r.Namespace)
+			}
+			for _, t := range destinations(r.VirtualService()) {
+				add(t.destination.GetHost(), r.Namespace) // its parts may have clusters, or no longer
+			}
+			if dr := r.DestinationRule(); dr != nil {
+				add(dr.GetHost(), r.Namespace)
+			}
+		}
+	}
+	look(before, after)
+	look(after, before)
+	return Affected{slices.Sorted(maps.Keys(hosts)), slices.Collect(maps.Keys(suffixes))}
+}
+
 func build(m map[Key]*Rule) Set {
 	d := &setData{byKey: m, dest: map[string]*hostIndex{}, parts: map[model.Host][]string{}}
 	d.all = slices.SortedFunc(maps.Values(m), func(a, b *Rule) int { return cmp.Compare(a.Key(), b.Key()) })

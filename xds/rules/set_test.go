@@ -145,7 +145,7 @@ spec:
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: b, creationTimestamp: "2021-01-01T00:00:00Z"}
-spec: {hosts: [CART], http: [{route: [{destination: {host: cart}}]}]}
+spec: {hosts: [CART], http: [{match: [{uri: {regex: "[a-z]{80}"}}, {uri: {regex: "/[a-z]+/[0-9]{1,20}"}}], route: [{destination: {host: cart}}]}]}
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -183,6 +183,7 @@ spec: {host: cart}
 		"warning: virtualservice/default/a: spec.http[0].route[3].destination.host: no registry holds nowhere now",
 		"error: virtualservice/default/a: spec.http[0].route[3].destination.subset: no DestinationRule defines subset v1 of nowhere",
 		"warning: virtualservice/default/b: spec.hosts[0]: CART is ruled by virtualservice/default/a, which is older; this rule has no effect on it",
+		"warning: virtualservice/default/b: spec.http[0].match[0].uri.regex: compiles to about 82 instructions; an Envoy refuses more than 100 unless its runtime sets re2.max_program_size.error_level",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("findings (-want +got):\n%s", d)

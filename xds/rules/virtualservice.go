@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 
@@ -39,6 +39,17 @@ func sourceMatches(vs *networking.VirtualService) iter.Seq2[string, sourceMatch]
 			}
 		}
 	}
+}
+
+// MatchesCallers reports whether a virtual service matches callers by labels or
+// namespace; the rule may be nil.
+func MatchesCallers(r *Rule) bool {
+	for _, m := range sourceMatches(r.VirtualService()) {
+		if len(m.GetSourceLabels()) > 0 || m.GetSourceNamespace() != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // target is a destination of a virtual service with its path.
@@ -271,9 +282,25 @@ func (d *reader) httpMatch(path string, m *networking.HTTPMatchRequest) {
 	}
 }
 
-// maxRegexBytes bounds an expression; Envoy refuses programs that RE2 compiles to
-// more than its own limit, which expressions of this size do not reach.
-const maxRegexBytes = 1024
+// Bounds of an expression: its text in bytes, and the program it compiles to in
+// instructions. Envoy counts the program too (see Analyze).
+const (
+	maxRegexBytes   = 1024
+	maxRegexProgram = 4096
+)
+
+// regexProgram is the number of instructions that an expression compiles to.
+func regexProgram(expr string) (int, error) {
+	parsed, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return 0, err
+	}
+	program, err := syntax.Compile(parsed.Simplify())
+	if err != nil {
+		return 0, err
+	}
+	return len(program.Inst), nil
+}
 
 func (d *reader) stringMatch(path string, m *networking.StringMatch) {
 	switch v := m.GetMatchType().(type) {
@@ -286,8 +313,10 @@ func (d *reader) stringMatch(path string, m *networking.StringMatch) {
 			d.failAt(path+".regex", "is empty")
 		} else if len(v.Regex) > maxRegexBytes {
 			d.failf(path+".regex", "%d bytes, want at most %d", len(v.Regex), maxRegexBytes)
-		} else if _, err := regexp.Compile(v.Regex); err != nil {
+		} else if n, err := regexProgram(v.Regex); err != nil {
 			d.failAt(path+".regex", strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+		} else if n > maxRegexProgram {
+			d.failf(path+".regex", "compiles to %d instructions, want at most %d", n, maxRegexProgram)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"go.uber.org/goleak"
 	statusv3 "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -18,8 +17,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/xds/resource"
 	"github.com/isthmus-mesh/isthmus/xds/server/servertest"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // answerTime bounds every wait for a response.
 const answerTime = 10 * time.Second
@@ -167,7 +164,7 @@ func (c *rawClient) send(m proto.Message) {
 		c.node = nil
 	}
 	if err := c.stream.SendMsg(m); err != nil {
-		c.t.Fatalf("send: %v", err)
+		c.t.Fatalf("send: %v, stream ended: %v", err, c.ends())
 	}
 }
 

@@ -191,6 +191,30 @@ func (st *stream) subscribeSotW(t resource.Type, sub *subscription, r *request, 
 	return nil
 }
 
+// staleNames takes note of the names that a stale request leaves out. It gets no answer,
+// and a later request repeats what it adds; but a name that the client dropped in it and
+// asks for again later must be sent anew.
+func (st *stream) staleNames(t resource.Type, sub *subscription, names []string) {
+	if sub.wildcard || st.unchanged(t, sub, names) {
+		return
+	}
+	g := st.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	tab := &g.tables[t]
+	ids := make([]id, 0, len(names))
+	for _, name := range names {
+		if i, known := tab.index[name]; known {
+			ids = append(ids, i)
+		}
+	}
+	slices.Sort(ids)
+	sub.deleteFunc(tab, func(e *entry) bool {
+		_, named := slices.BinarySearch(ids, e.id)
+		return !named
+	})
+}
+
 // unchanged says that names are exactly the explicit entries: true of every
 // acknowledgement, so it must be cheap.
 func (st *stream) unchanged(t resource.Type, sub *subscription, names []string) bool {

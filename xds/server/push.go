@@ -86,9 +86,6 @@ func (st *stream) backlog(t resource.Type, sub *subscription) (b backlog) {
 	rest := sub.pending[:0]
 	for _, i := range sub.pending {
 		e := sub.find(i)
-		if e == nil || !e.has(queued) {
-			continue
-		}
 		kind := sub.due(e, &tab.slots[i])
 		if !st.delta && (kind == notice || kind == removal && !fullState(t)) {
 			// The state of the world has no word for it.

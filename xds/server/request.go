@@ -53,7 +53,9 @@ func (st *stream) handle(r *request) ([]status.Refusal, error) {
 	switch {
 	case st.delta:
 		err = st.subscribeDelta(t, sub, r, first)
-	case kind != kindStale: // a stale request's names are repeated by a later one
+	case kind == kindStale:
+		st.staleNames(t, sub, r.names)
+	default:
 		err = st.subscribeSotW(t, sub, r, first)
 	}
 	return refusals, err

@@ -133,11 +133,15 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Sizes that keep ten thousand connections small: requests are short and rare, and
-// gRPC's write buffers are shared between connections that are idle.
+// Sizes that keep ten thousand connections small: requests are short and rare. gRPC
+// shares write buffers between connections that are idle, but a wave takes one for
+// each stream at once.
 const (
 	readBuffer  = 4 << 10
-	writeBuffer = 32 << 10
+	writeBuffer = 8 << 10
+	// recvWindow is fixed: gRPC would measure the bandwidth with a ping for nearly
+	// every acknowledgement, which costs as much as the acknowledgement.
+	recvWindow = 256 << 10
 	// maxStreams on one connection: a node needs one, or one a type.
 	maxStreams = 128
 	// connectionGrace is how long a stream may go on after its connection's age.
@@ -157,6 +161,8 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 		grpc.ReadBufferSize(readBuffer),
 		grpc.WriteBufferSize(writeBuffer),
 		grpc.SharedWriteBuffer(true),
+		grpc.StaticStreamWindowSize(recvWindow),
+		grpc.StaticConnWindowSize(recvWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge:      s.cfg.MaxConnectionAge, // gRPC adds the jitter of 10 %
 			MaxConnectionAgeGrace: connectionGrace,

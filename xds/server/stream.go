@@ -140,10 +140,10 @@ func (g *grant) release() {
 
 // admit waits until the response may be sent; false: the stream has ended.
 func (st *stream) admit(out *outgoing) bool {
-	size := min(int64(out.resp.Size()), st.srv.cfg.MaxBytesInFlight)
-	if size < largeBytes {
+	if out.resp.Size() < largeBytes {
 		return true
 	}
+	size := min(int64(out.resp.Size()), st.srv.cfg.MaxBytesInFlight)
 	m := st.srv.metrics
 	if !st.srv.flight.TryAcquire(size) {
 		m.waiting.Inc()

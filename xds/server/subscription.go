@@ -57,7 +57,7 @@ type subscription struct {
 	entries []entry // by id
 	names   int     // entries that are explicit
 	nameSum uint64  // sum of mixes of their ids
-	pending []id    // queued entries, and perhaps ids of entries that are gone
+	pending []id    // queued entries, each once
 	limit   int     // largest number of resources a response; 0: no limit
 
 	nonce    string // of the newest response
@@ -165,12 +165,14 @@ func (sub *subscription) queue(e *entry) {
 // writing.
 func (sub *subscription) deleteFunc(tab *table, drop func(*entry) bool) {
 	kept := sub.entries[:0]
+	unqueued := false
 	for k := range sub.entries {
 		e := &sub.entries[k]
 		if !drop(e) {
 			kept = append(kept, *e)
 			continue
 		}
+		unqueued = unqueued || e.has(queued)
 		sub.setExplicit(e, false)
 		sub.setVer(tab, e, wire.None)
 		delete(sub.refusals, e.id)
@@ -178,6 +180,9 @@ func (sub *subscription) deleteFunc(tab *table, drop func(*entry) bool) {
 		tab.release(e.id)
 	}
 	sub.entries = kept
+	if unqueued {
+		sub.pending = slices.DeleteFunc(sub.pending, func(i id) bool { return sub.find(i) == nil })
+	}
 	// A set that shrank for good gives its memory back.
 	if len(kept) < cap(kept)/4 {
 		sub.entries = slices.Clone(kept)

@@ -135,6 +135,8 @@ func checkText(bad func(string, ...any), what, text string) {
 // Check fills the default of q.Limit and reports a mistake as an *InvalidError.
 func (q *HistoryQuery) Check() error {
 	switch {
+	case q.After != Key{} && q.Before == 0:
+		return &InvalidError{fmt.Errorf("after %v without a revision", q.After)}
 	case q.Limit == 0:
 		q.Limit = DefaultHistory
 	case q.Limit < 0 || q.Limit > MaxHistory:

@@ -80,8 +80,11 @@ type Listing struct {
 type HistoryQuery struct {
 	// Key of one rule; the zero Key means all rules.
 	Key Key
-	// Before, when not 0, leaves out that revision and newer ones: for paging.
+	// Before, when not 0, leaves out that revision and newer ones.
 	Before Revision
+	// After, when not zero, keeps those records of revision Before whose key is
+	// greater. Before and After of the last record of a page lead to the next.
+	After Key
 	// Limit is the most records to return; 0 means DefaultHistory, the most is
 	// MaxHistory.
 	Limit int

@@ -84,31 +84,36 @@ func assignment(cluster string, endpoints []*builtEndpoint) *endpointv3.ClusterL
 		}
 		group.LbEndpoints = append(group.LbEndpoints, e.message)
 	}
-	for _, group := range out.Endpoints {
-		group.LoadBalancingWeight = wrapperspb.UInt32(fitWeights(group.LbEndpoints))
-	}
+	fitWeights(out.Endpoints)
 	return out
 }
 
-// fitWeights returns the sum of the weights. Clients refuse a sum above 2^32-1, so
-// the weights are scaled down where it would be larger.
-func fitWeights(endpoints []*endpointv3.LbEndpoint) uint32 {
-	var sum uint64
-	for _, e := range endpoints {
-		sum += uint64(e.LoadBalancingWeight.Value)
+// fitWeights gives each locality the sum of its endpoints' weights. Clients refuse
+// an assignment whose weights sum to more than 2^32-1, so all are scaled down then.
+func fitWeights(groups []*endpointv3.LocalityLbEndpoints) {
+	var total uint64
+	for _, g := range groups {
+		for _, e := range g.LbEndpoints {
+			total += uint64(e.LoadBalancingWeight.Value)
+		}
 	}
-	if sum <= math.MaxUint32 {
-		return uint32(sum)
+	divisor := uint32(1)
+	if total > math.MaxUint32 {
+		// Half of the range is left for weights that would round to 0.
+		divisor = uint32(total/(math.MaxUint32/2)) + 1
 	}
-	divisor := sum/(math.MaxUint32/2) + 1 // half: each weight is at least 1 after rounding
-	sum = 0
-	for i, e := range endpoints {
-		e = proto.Clone(e).(*endpointv3.LbEndpoint) // other clusters hold it too
-		e.LoadBalancingWeight.Value = max(1, uint32(uint64(e.LoadBalancingWeight.Value)/divisor))
-		endpoints[i] = e
-		sum += uint64(e.LoadBalancingWeight.Value)
+	for _, g := range groups {
+		sum := uint32(0)
+		for i, e := range g.LbEndpoints {
+			if divisor > 1 {
+				e = proto.Clone(e).(*endpointv3.LbEndpoint) // other clusters hold it too
+				e.LoadBalancingWeight.Value = max(1, e.LoadBalancingWeight.Value/divisor)
+				g.LbEndpoints[i] = e
+			}
+			sum += e.LoadBalancingWeight.Value
+		}
+		g.LoadBalancingWeight = wrapperspb.UInt32(sum)
 	}
-	return uint32(sum)
 }
 
 // maxWeight bounds one endpoint's weight: larger ones are a registry's mistake, and

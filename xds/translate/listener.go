@@ -65,12 +65,8 @@ func serviceListener(in Inputs, client scope.Client, port model.Port, name strin
 	return l, keys(r.origins...), err
 }
 
-// connectAttempts is how many endpoints a TCP connection tries: nothing was sent
-// before one answered.
-const connectAttempts = 3
-
 func tcpProxy(to []weighted, log []*accesslogv3.AccessLog) *tcpv3.TcpProxy {
-	out := &tcpv3.TcpProxy{StatPrefix: to[0].cluster, AccessLog: log, MaxConnectAttempts: wrapperspb.UInt32(connectAttempts)}
+	out := &tcpv3.TcpProxy{StatPrefix: to[0].cluster, AccessLog: log}
 	if len(to) == 1 {
 		out.ClusterSpecifier = &tcpv3.TcpProxy_Cluster{Cluster: to[0].cluster}
 		return out

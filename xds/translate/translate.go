@@ -13,6 +13,7 @@ package translate
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/isthmus-mesh/isthmus/xds/model"
 	"github.com/isthmus-mesh/isthmus/xds/resource"
@@ -84,10 +85,19 @@ func Resolve(services Services, set rules.Set, client scope.Client, host model.H
 func (in Inputs) Same(other Inputs) bool {
 	return in.Host == other.Host && in.Namespace == other.Namespace && in.Exists == other.Exists &&
 		slices.Equal(in.Ports, other.Ports) && slices.Equal(in.Addresses, other.Addresses) &&
-		in.Virtual == other.Virtual && in.Dest == other.Dest && slices.Equal(in.Parts, other.Parts) &&
+		in.Virtual.Same(other.Virtual) && in.Dest.Same(other.Dest) && slices.Equal(in.Parts, other.Parts) &&
 		slices.EqualFunc(in.Targets, other.Targets, func(a, b Target) bool {
-			return a.Host == b.Host && a.Dest == b.Dest && slices.Equal(a.Ports, b.Ports)
+			return a.Host == b.Host && a.Dest.Same(b.Dest) && slices.Equal(a.Ports, b.Ports)
 		})
+}
+
+// Personal reports whether the resources differ between clients of one kind: by who
+// matches the rule, or by the short names of a Kubernetes host.
+func (in Inputs) Personal() bool {
+	if strings.HasSuffix(string(in.Host), kubernetesDomain) {
+		return true
+	}
+	return rules.MatchesCallers(in.Virtual)
 }
 
 // RoutedHosts are the hosts that no registry holds but virtual services name, so

@@ -1,3 +1,13 @@
+// Package watch follows one Consul through blocking queries and reports what
+// changes: one query on the list of services of each data centre, one on the
+// health of each service.
+//
+// bridges/consul wires it to wire.Client and a sink; Rules.part turns answers
+// into endpoints and is pure. One goroutine owns all state of a Run, so nothing
+// here is locked; Run may be called again after it returned, and then knows what
+// it knew. Follower's other methods may be called from any goroutine.
+//
+// What is asked when, what deletes, what freezes: ../RATIONALE.md.
 package watch
 
 import (
@@ -61,17 +71,22 @@ func MinQueries(datacenters int) int { return datacenters + 3 }
 // retries by itself whatever fails; before that, it returns why the registry
 // cannot be reached.
 func (f *Follower) Run(ctx context.Context, sink bridges.Sink) error {
-	session, cancel := context.WithCancel(ctx)
+	err := f.session(ctx, sink)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (f *Follower) session(ctx context.Context, sink bridges.Sink) error {
+	ctx, cancel := context.WithCancel(ctx)
 	s := newSession(f, sink)
 	defer func() {
 		cancel()
 		s.turns.Wait()
 		f.cfg.Metrics.inFlight.Set(0)
 	}()
-	if err := s.run(session); ctx.Err() == nil {
-		return err
-	}
-	return nil
+	return s.run(ctx)
 }
 
 // limit is how many queries may run at once now.

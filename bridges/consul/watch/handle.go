@@ -15,8 +15,9 @@ import (
 // recheck is how often a service that the token's rights hide is asked for.
 const recheck = 30 * time.Second
 
-// probeGap is how often failing services may make the list be asked.
-const probeGap = time.Second
+// probeGap is how often failing services may make the list be asked; see listWait
+// for what each time may cost.
+const probeGap = 5 * time.Second
 
 // errHidden is the state of a service whose instances a right was taken from.
 var errHidden = errors.New("its instances are hidden: the token lacks service:read or node:read")
@@ -63,9 +64,7 @@ func (s *session) failed(w *watch, err error, now time.Time) {
 	kind := wire.KindOf(err)
 	s.f.cfg.Metrics.queries.WithLabelValues(kind.String()).Inc()
 	if kind == wire.Overloaded && now.Sub(s.eased) > time.Second {
-		s.eased = now
-		s.sched.limit = max(MinQueries(len(s.centers)), s.sched.limit*3/4)
-		s.f.cfg.Log.Warn("consul refuses requests; fewer run at once", "source", s.f.cfg.Name, "queries", s.sched.limit)
+		s.ease(now)
 	}
 	pause := w.failed(err)
 	c := w.center
@@ -96,6 +95,25 @@ func (s *session) failed(w *watch, err error, now time.Time) {
 			s.hurry(c.list, now)
 		}
 	}
+}
+
+// ease lets fewer queries run: three quarters of those that the agent just bore.
+// Some that wait are ended, so that there is room for the others.
+func (s *session) ease(now time.Time) {
+	s.eased = now
+	s.sched.limit = max(MinQueries(len(s.centers)), min(s.sched.limit, s.sched.flying+1)*3/4)
+	excess := s.sched.flying - s.sched.limit
+	for w := range s.watches() {
+		if excess <= 0 {
+			break
+		}
+		if w.flying && w.long && !w.again {
+			w.again = true
+			w.cancel()
+			excess--
+		}
+	}
+	s.f.cfg.Log.Warn("consul refuses requests; fewer run at once", "source", s.f.cfg.Name, "queries", s.sched.limit)
 }
 
 // hurry makes w ask at once, without waiting for a change.
@@ -129,6 +147,10 @@ func (s *session) succeeded(a answer, now time.Time) {
 	}
 	if a.empty && a.meta.Filtered {
 		// The registry has instances and does not show them: unknown, not gone.
+		if w.vanished && !w.known && len(s.hostOf(w.host).left) == 0 {
+			s.forget(w, now) // nothing was ever known of it
+			return
+		}
 		w.hidden, w.index = true, 0
 		s.queue(w, true, now.Add(recheck))
 		return

@@ -46,6 +46,11 @@ type session struct {
 // still holds it.
 const patience = 3
 
+// listWait bounds the wait of queries on the list. Consul does not notice that the
+// client of such a query has gone until the wait is over, and counts its connection
+// until then; that of a service's health it notices at once. Measured with 1.20.1.
+const listWait = 30 * time.Second
+
 func newSession(f *Follower, sink bridges.Sink) *session {
 	s := &session{f: f, sink: sink, answers: make(chan answer), pings: make(chan error), hosts: map[model.Host]*host{}}
 	now := time.Now()
@@ -107,7 +112,7 @@ func (s *session) dispatch(ctx context.Context, timer *time.Timer) {
 func (s *session) launch(ctx context.Context, w *watch, now time.Time) {
 	query, cancel := context.WithCancel(ctx)
 	w.cancel = cancel
-	w.flying, w.started, w.wait = true, now, s.f.cfg.Wait
+	w.flying, w.started, w.wait = true, now, min(s.f.cfg.Wait, listWait)
 	if w.service != "" {
 		w.wait = s.sched.wait(s.services, s.f.cfg.Wait)
 		s.f.cfg.Metrics.wait.Set(w.wait.Seconds())
@@ -126,12 +131,10 @@ func (s *session) launch(ctx context.Context, w *watch, now time.Time) {
 	})
 }
 
-// beat asks for a sign of life, and lets more queries run again if the agent
+// beat asks for a sign of life, and lets one more query run again if the agent
 // refused some before.
 func (s *session) beat(ctx context.Context) {
-	if most := s.f.limit(); s.sched.limit < most {
-		s.sched.limit = min(most, s.sched.limit+max(1, most/20))
-	}
+	s.sched.limit = min(s.f.limit(), s.sched.limit+1)
 	s.report(time.Now(), true)
 	if s.pinging {
 		return

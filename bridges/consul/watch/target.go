@@ -32,9 +32,10 @@ type watch struct {
 	index uint64
 	// known says that it was read once; part is what a service contributes
 	// then, nil for nothing.
-	known   bool
-	part    *part
-	replied time.Time
+	known bool
+	part  *part
+	// free is when the next query may follow the last one at once.
+	free time.Time
 	// vanished says that the list names the service no more: only the
 	// service's own answer decides.
 	vanished bool
@@ -135,10 +136,11 @@ func (w *watch) succeeded(meta wire.Meta, now time.Time) (pause time.Duration, u
 	if w.service == "" {
 		gap = listGap
 	}
-	if now.Sub(w.replied) < gap {
-		pause = gap
+	if pause = w.free.Sub(now); pause > 0 {
+		w.free = w.free.Add(gap)
+	} else {
+		pause, w.free = 0, now.Add(gap)
 	}
-	w.replied = now
 	switch {
 	case meta.Index == 0:
 		w.index = 0

@@ -1,3 +1,11 @@
+// Package wire speaks Consul's HTTP API: it asks, checks the bytes that come
+// back and decodes them, and says in five kinds what went wrong.
+//
+// bridges/consul/watch asks through Client; Decode functions are pure. A value
+// returned is the caller's. Clients may be used from any goroutine.
+//
+// Why answers are decoded here and not into the api package's types:
+// ../RATIONALE.md, "One bad instance".
 package wire
 
 import (
@@ -76,9 +84,9 @@ type Meta struct {
 	// server named none, which no correct one does.
 	Index uint64
 	// Filtered says that the token's rights removed something from the answer.
+	// Without a token Consul does not say so: an empty list of services then
+	// counts as filtered if the cluster denies what it does not allow.
 	Filtered bool
-	// Took is the time to the answer's first byte.
-	Took time.Duration
 }
 
 // ClientConfig is what NewClient needs.
@@ -105,6 +113,7 @@ type Client struct {
 	raw         *api.Raw
 	transport   *http.Transport
 	consistency Consistency
+	anonymous   bool // no token is sent
 }
 
 // NewClient makes a client; it opens no connection.
@@ -157,7 +166,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("address %q: %w", u.Redacted(), err)
 	}
-	return &Client{url: u.Redacted(), raw: client.Raw(), transport: transport, consistency: cfg.Consistency}, nil
+	return &Client{
+		url: u.Redacted(), raw: client.Raw(), transport: transport, consistency: cfg.Consistency, anonymous: cfg.Token == "",
+	}, nil
 }
 
 // dialTime bounds connecting and the TLS handshake, each.
@@ -175,17 +186,18 @@ func (c *Client) CloseIdle() { c.transport.CloseIdleConnections() }
 
 // Services lists the services of a data centre with the tags of their instances.
 func (c *Client) Services(ctx context.Context, q Query) (Catalog, Meta, error) {
-	body, meta, err := c.get(ctx, "/v1/catalog/services", q)
+	body, meta, deny, err := c.get(ctx, "/v1/catalog/services", q)
 	if err != nil {
 		return nil, Meta{}, err
 	}
 	out, err := DecodeCatalog(body)
+	meta.Filtered = meta.Filtered || c.anonymous && deny && len(out) == 0
 	return out, meta, err
 }
 
 // Health reads all instances of a service, whatever their checks say.
 func (c *Client) Health(ctx context.Context, service string, q Query) (Instances, Meta, error) {
-	body, meta, err := c.get(ctx, "/v1/health/service/"+service, q)
+	body, meta, _, err := c.get(ctx, "/v1/health/service/"+service, q)
 	if err != nil {
 		return Instances{}, Meta{}, err
 	}
@@ -206,7 +218,8 @@ func (c *Client) Ping(ctx context.Context) error {
 	return nil
 }
 
-func (c *Client) get(ctx context.Context, path string, q Query) (json.RawMessage, Meta, error) {
+// get asks; deny says that the cluster denies what no right allows.
+func (c *Client) get(ctx context.Context, path string, q Query) (body json.RawMessage, meta Meta, deny bool, err error) {
 	opts := &api.QueryOptions{
 		Datacenter:        q.Datacenter,
 		WaitIndex:         q.Index,
@@ -224,15 +237,15 @@ func (c *Client) get(ctx context.Context, path string, q Query) (json.RawMessage
 	}
 	bound, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var body json.RawMessage
 	got, err := c.raw.Query(path, &body, opts.WithContext(bound))
 	if err != nil {
-		return nil, Meta{}, c.wrap(ctx, err)
+		return nil, Meta{}, false, c.wrap(ctx, err)
 	}
 	if c.consistency == Stale && (!got.KnownLeader || got.LastContact > maxLastContact) {
-		return nil, Meta{}, &Error{Kind: Unavailable, Text: fmt.Sprintf("the answering server last heard of its leader %v ago", got.LastContact)}
+		return nil, Meta{}, false, &Error{Kind: Unavailable, Text: fmt.Sprintf("the answering server last heard of its leader %v ago", got.LastContact)}
 	}
-	return body, Meta{Index: got.LastIndex, Filtered: got.ResultsFilteredByACLs, Took: got.RequestTime}, nil
+	meta = Meta{Index: got.LastIndex, Filtered: got.ResultsFilteredByACLs}
+	return body, meta, got.DefaultACLPolicy == "deny", nil
 }
 
 // serverWait is what Consul waits when a query names no time.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,12 +29,11 @@ type session struct {
 	log     *slog.Logger
 	servers int // how many there are to try
 	dialer  net.Dialer
-	ctx     context.Context //nolint:containedctx // ends when the session does; the library's dialer has none
 
-	stop   context.CancelFunc
-	up     chan struct{} // closed when the server accepted the session
-	over   chan struct{} // closed when it ended or could not begin
-	wake   chan struct{} // capacity 1: paths changed
+	stop   context.CancelFunc // ends a dial under way
+	up     chan struct{}      // closed when the server accepted the session
+	over   chan struct{}      // closed when it ended or could not begin
+	wake   chan struct{}      // capacity 1: paths changed
 	ending sync.Once
 
 	mu      sync.Mutex // guards the fields below
@@ -52,9 +52,13 @@ func connect(ctx context.Context, cfg Config) (*session, error) {
 		timeout: cfg.SessionTimeout, log: cfg.Log, servers: len(cfg.Servers), dialer: net.Dialer{Timeout: dialTimeout},
 		up: make(chan struct{}), over: make(chan struct{}), wake: make(chan struct{}, 1), changed: map[string]struct{}{},
 	}
-	s.ctx, s.stop = context.WithCancel(ctx)
+	dialCtx, stop := context.WithCancel(ctx)
+	s.stop = stop
+	dial := func(network, address string, _ time.Duration) (net.Conn, error) {
+		return s.dial(dialCtx, network, address)
+	}
 	conn, events, err := zk.Connect(cfg.Servers, cfg.SessionTimeout,
-		zk.WithDialer(s.dial), zk.WithEventCallback(s.onEvent), zk.WithHostProvider(&rotation{}),
+		zk.WithDialer(dial), zk.WithEventCallback(s.onEvent), zk.WithHostProvider(&rotation{}),
 		zk.WithLogger(s), zk.WithLogInfo(false), zk.WithMaxBufferSize(maxReply))
 	if err != nil {
 		s.stop()
@@ -94,14 +98,14 @@ func (s *session) authenticate(ctx context.Context, all []Auth) error {
 
 // dial is the library's dialer. Once a session stood, its connection is not
 // replaced.
-func (s *session) dial(network, address string, _ time.Duration) (net.Conn, error) {
+func (s *session) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	s.mu.Lock()
 	done := s.joined || s.closing
 	s.mu.Unlock()
-	if done || s.ctx.Err() != nil {
+	if done || ctx.Err() != nil {
 		return nil, errOver
 	}
-	conn, err := s.dialer.DialContext(s.ctx, network, address)
+	conn, err := s.dialer.DialContext(ctx, network, address)
 	if err != nil {
 		s.refused(err)
 		return nil, err
@@ -120,7 +124,7 @@ func (s *session) dial(network, address string, _ time.Duration) (net.Conn, erro
 func (s *session) refused(err error) {
 	s.mu.Lock()
 	s.tried = append(s.tried, err)
-	tried := s.tried[:len(s.tried):len(s.tried)]
+	tried := slices.Clip(s.tried)
 	s.mu.Unlock()
 	if len(tried) >= s.servers {
 		s.end(errors.New(oneLine(errors.Join(tried...))))

@@ -58,10 +58,11 @@ const (
 	// maxGets bounds the entries of one service that are read at once.
 	maxGets = 16
 	// shortWindow and longWindow bound the time from one read of a service to
-	// the next: a read that takes long is repeated less often (windowShare).
-	shortWindow = 50 * time.Millisecond
+	// the next: a read that takes long is repeated less often, so that at most
+	// one part in windowShare of the time goes into it.
+	shortWindow = 20 * time.Millisecond
 	longWindow  = 200 * time.Millisecond
-	windowShare = 10
+	windowShare = 5
 	// retryRead is when a service that could not be read is tried again.
 	retryRead = 5 * time.Second
 	// statusEvery is the shortest time between two reports of the same phase.

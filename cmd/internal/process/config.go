@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"reflect"
 	"regexp"
@@ -195,12 +196,12 @@ func (d *configDecoder) list(n *yaml.Node, v reflect.Value, path string) {
 var libraryPrefix = regexp.MustCompile(`(?s)^yaml: unmarshal errors:\s+line \d+: (?:cannot unmarshal )?|^yaml: (?:line \d+: )?`)
 
 func (d *configDecoder) scalar(n *yaml.Node, v reflect.Value, path string) {
-	if _, isDuration := v.Interface().(time.Duration); isDuration && (n.Kind != yaml.ScalarNode || n.Tag == "!!int" && n.Value != "0" || n.Tag == "!!float") {
+	if _, isDuration := reflect.TypeAssert[time.Duration](v); isDuration && (n.Kind != yaml.ScalarNode || n.Tag == "!!int" && n.Value != "0" || n.Tag == "!!float") {
 		d.fail(n, path, "%s, want a duration with its unit such as 250ms or 5s", describe(n))
 		return
 	}
 	if err := n.Decode(v.Addr().Interface()); err != nil {
-		_, custom := v.Addr().Interface().(encoding.TextUnmarshaler)
+		_, custom := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr())
 		_, isType := errors.AsType[*yaml.TypeError](err)
 		if isType && !custom {
 			d.fail(n, path, "%s, want %s", describe(n), kindName(v.Type()))
@@ -258,9 +259,7 @@ func fieldsOf(v reflect.Value) map[string]reflect.Value {
 		switch {
 		case name == "-":
 		case slices.Contains(strings.Split(opts, ","), "inline"):
-			for k, fv := range fieldsOf(v.Field(i)) {
-				fields[k] = fv
-			}
+			maps.Copy(fields, fieldsOf(v.Field(i)))
 		case name == "":
 			fields[strings.ToLower(f.Name)] = v.Field(i)
 		default:
@@ -272,7 +271,7 @@ func fieldsOf(v reflect.Value) map[string]reflect.Value {
 
 // suggest names the known key that is most like the unknown one, or all of them.
 func suggest(key string, fields map[string]reflect.Value) string {
-	best, bestDistance := "", len(key)/3+1
+	best, bestDistance := "", (len(key)+2)/3
 	names := make([]string, 0, len(fields))
 	for name := range fields {
 		names = append(names, name)

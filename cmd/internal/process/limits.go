@@ -62,7 +62,7 @@ func cgroupLimits(root fs.FS) (memoryBytes int64, cores float64, err error) {
 		if len(parts) != 3 {
 			continue
 		}
-		for _, controller := range strings.Split(parts[1], ",") {
+		for controller := range strings.SplitSeq(parts[1], ",") {
 			m, mounted := mounts[controller]
 			if !mounted {
 				continue
@@ -111,7 +111,7 @@ func cgroupMounts(root fs.FS) (map[string]cgroupMount, error) {
 		case "cgroup2":
 			mounts[""] = m
 		case "cgroup":
-			for _, option := range strings.Split(r[2], ",") {
+			for option := range strings.SplitSeq(r[2], ",") {
 				if option == "memory" || option == "cpu" {
 					mounts[option] = m
 				}

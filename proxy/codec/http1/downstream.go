@@ -2,6 +2,7 @@ package http1
 
 import (
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/proxy/clock"
@@ -18,6 +19,10 @@ type downstream struct {
 	session codec.Session
 	dial    codec.Dialer
 	sleep   func(time.Duration) // ends early with the context
+	stop    func() bool         // lets go of the context
+	working sync.WaitGroup      // the goroutine that serves requests
+	over    bool                // the connection has ended, not only come to rest
+	err     error               // why it ended
 
 	call      *call // nil while idle
 	mode      mode
@@ -138,13 +143,32 @@ func (d *downstream) park() bool {
 		d.c.WakeAt(d.idleSince.Add(verifyAfter))
 		return false
 	}
-	if limit := d.cfg.IdleTimeout; limit > 0 {
-		if d.c.Woken() && d.c.Now().Sub(d.idleSince) >= limit {
-			return true
-		}
-		d.c.WakeAt(d.idleSince.Add(limit))
+	// What is idle for so long is only watched from now on.
+	if d.c.Now().Sub(d.idleSince) >= verifyAfter {
+		d.over = false
+		return true
 	}
+	d.c.WakeAt(d.idleSince.Add(verifyAfter))
 	return false
+}
+
+// expect arms the timer of an idle connection.
+func (d *downstream) expect() {
+	if limit := d.cfg.IdleTimeout; limit > 0 {
+		d.c.WakeAt(d.idleSince.Add(limit))
+	} else {
+		d.c.WakeAt(0)
+	}
+}
+
+// expired reports whether a connection that was idle is to be closed rather than
+// served. Bytes that have arrived are served in any case.
+func (d *downstream) expired() bool {
+	if !d.c.Fresh() {
+		return false
+	}
+	limit := d.cfg.IdleTimeout
+	return d.c.Draining() || (limit > 0 && d.c.Now().Sub(d.idleSince) >= limit)
 }
 
 // consume serves the requests that lie in the buffer. It returns false when no

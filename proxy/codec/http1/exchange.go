@@ -16,96 +16,6 @@ const watchEvery = time.Second
 // flushAt is how many bytes of a response are gathered into one write.
 const flushAt = 16 << 10
 
-// connect takes an idle connection, unless fresh is set, or opens one.
-func (k *call) connect(fresh bool) codec.Failure {
-	step, d := k.step, k.d
-	now := d.c.Now()
-	for !fresh {
-		up := step.Host.Idle.Get(now)
-		if up == nil {
-			break
-		}
-		if up.Fresh() {
-			k.up, k.reused = up, true
-			return codec.None
-		}
-		up.Close()
-	}
-	var failure codec.Failure
-	k.up, failure = d.dial.Connect(d.c, step)
-	k.reused = false
-	return failure
-}
-
-// begin prepares an attempt on the connection that connect found.
-func (k *call) begin() {
-	k.phase, k.failure = phaseSend, codec.None
-	k.sentBefore = k.up.Sent()
-	k.up.Requests++
-	k.resp.reset()
-	k.sent, k.first, k.seenBytes = 0, 0, 0
-	k.unsent = false
-}
-
-// attempt sends a request that is here as a whole, and passes the answer on.
-// phase tells the outcome.
-func (k *call) attempt() {
-	for fresh := false; ; fresh = true {
-		if f := k.connect(fresh); f != codec.None {
-			k.phase, k.failure = phaseFailed, f
-			return
-		}
-		k.begin()
-		k.rewindBody(k.d.cfg.MaxHeadBytes)
-		k.requestBytes = 0
-		k.out = k.appendRequest(k.out[:0])
-		// The body was found well-formed before.
-		k.out, _ = k.appendBody(k.out)
-		err := k.up.Loop((*exchange)(k))
-		if again := k.closeAttempt(err); !again || fresh {
-			return
-		}
-	}
-}
-
-// closeAttempt keeps or closes the connection. It returns true when the attempt
-// died of a connection that had been idle and may be made again at once.
-func (k *call) closeAttempt(err error) (again bool) {
-	up := k.up
-	up.WakeAt(0)
-	if err != nil && k.phase < phaseDone {
-		k.fail(codec.Reset)
-	}
-	switch {
-	case k.phase == phaseUpgraded:
-		return false
-	case k.phase == phaseDone && k.reusable():
-		k.rbuf.Release()
-		k.step.Host.Idle.Put(up, k.d.idleSince)
-		return false
-	}
-	dead := k.phase == phaseFailed && (k.failure == codec.Reset || k.failure == codec.ResetBeforeSent) &&
-		!k.began && k.first == 0
-	if dead && k.failure == codec.Reset && up.Unseen(k.sentBefore) {
-		k.failure = codec.ResetBeforeSent
-	}
-	k.rbuf.Release()
-	up.Close()
-	return dead && k.reused && (k.failure == codec.ResetBeforeSent || k.req.repeatable())
-}
-
-// reusable reports whether the upstream connection may carry another request.
-func (k *call) reusable() bool {
-	limit := k.step.Settings.MaxRequestsPerConnection
-	return k.resp.persistent() && k.respBody.framing != closeBody && k.rbuf.Len() == 0 &&
-		(limit == 0 || k.up.Requests < limit) && !k.step.Host.Gone()
-}
-
-func (k *call) fail(f codec.Failure) bool {
-	k.phase, k.failure = phaseFailed, f
-	return true
-}
-
 // exchange is a call as the handler of its upstream connection.
 type exchange call
 
@@ -209,4 +119,167 @@ func (k *call) ended() bool {
 		return k.relay()
 	}
 	return k.fail(codec.Reset)
+}
+
+// relay passes on what was read of the response; true: the attempt is over.
+func (k *call) relay() bool {
+	if k.phase == phaseHead {
+		k.out = k.out[:0]
+		for {
+			done, err := k.resp.parse(k.rbuf.Bytes(), k.d.cfg.MaxHeadBytes)
+			if err != nil {
+				return k.fail(codec.BadResponse)
+			}
+			if !done {
+				return k.flush()
+			}
+			if k.resp.status >= 200 || k.resp.status == 101 {
+				break
+			}
+			k.interim()
+		}
+		if k.answered() {
+			return true
+		}
+	}
+	return k.relayBody()
+}
+
+// interim passes on a 1xx response. 100 Continue is ours to send.
+func (k *call) interim() {
+	if k.resp.status != 100 && k.req.minor == 1 {
+		k.out = k.appendResponse(k.out)
+	}
+	k.rbuf.Skip(k.resp.size)
+	k.resp.reset()
+}
+
+// answered handles a complete head; true: the attempt is over.
+func (k *call) answered() bool {
+	r := &k.resp
+	if r.status == 101 && !k.websocket {
+		return k.fail(codec.BadResponse) // nobody asked
+	}
+	resend := k.freeze()
+	k.step = k.exchange.Answered(r, resend, k.first)
+	if k.step.Action == codec.Send {
+		k.phase = phaseRetry
+		return true
+	}
+	k.phase = phaseBody
+	k.frame()
+	r.applyOps(k.step.Response)
+	if k.upload.running && !k.upload.complete.Load() && r.status >= 300 && r.status != 101 {
+		k.keep = false // the rest of the request will not be read
+	}
+	k.out = k.appendResponse(k.out)
+	k.rbuf.Skip(r.size)
+	k.began = true
+	if r.status == 101 {
+		if k.flush() {
+			return true
+		}
+		k.phase = phaseUpgraded
+		return true
+	}
+	return false
+}
+
+// frame decides how the body is framed on both sides.
+func (k *call) frame() {
+	r := &k.resp
+	f := closeBody
+	length := int64(0)
+	switch {
+	case r.bodyless(k.req.isHead):
+		f = noBody
+	case r.chunked:
+		f = chunkedBody
+	case r.length >= 0:
+		f, length = lengthBody, r.length
+	}
+	k.respBody.begin(f, length, k.d.cfg.MaxHeadBytes)
+	k.chunkedOut = false
+	k.keep = k.keep && !k.d.c.Draining()
+	switch {
+	case f == chunkedBody || f == closeBody:
+		if k.req.minor == 1 {
+			k.chunkedOut = true
+		} else {
+			k.keep = false
+		}
+	case r.status == 204:
+		for i := range r.fields {
+			if r.fields[i].kind == fieldContentLength {
+				r.fields[i].drop = true
+			}
+		}
+	}
+}
+
+// relayBody passes on the body that is in the buffer.
+func (k *call) relayBody() bool {
+	b := &k.respBody
+	for !b.done {
+		used, data, err := b.next(k.rbuf.Bytes())
+		if err != nil {
+			return k.fail(codec.BadResponse)
+		}
+		if used == 0 {
+			break
+		}
+		k.responseBytes += int64(len(data))
+		switch {
+		case k.chunkedOut:
+			k.out = appendChunk(k.out, data)
+		case len(k.out)+len(data) <= flushAt:
+			k.out = append(k.out, data...)
+		default:
+			if k.flush() || k.send(data) {
+				return true
+			}
+		}
+		if b.done && k.chunkedOut {
+			k.out = b.appendLastChunk(k.out) // its trailer lies in the read buffer
+		}
+		k.rbuf.Skip(used)
+		if len(k.out) >= flushAt && k.flush() {
+			return true
+		}
+	}
+	if b.done && b.framing == closeBody && k.chunkedOut {
+		k.out = append(k.out, "0\r\n\r\n"...)
+	}
+	if k.flush() {
+		return true
+	}
+	if !b.done {
+		return false
+	}
+	k.phase = phaseDone
+	if !k.upload.running {
+		k.d.idleSince = k.d.c.Now()
+	}
+	return true
+}
+
+// flush writes what was gathered; true: the client takes nothing any more.
+func (k *call) flush() bool {
+	if len(k.out) == 0 {
+		return false
+	}
+	failed := k.send(k.out)
+	k.out = k.out[:0]
+	return failed
+}
+
+func (k *call) send(p []byte) bool {
+	err := k.d.c.Write(p)
+	switch {
+	case err == nil:
+		return false
+	case errors.Is(err, conn.ErrStalled):
+		return k.fail(codec.DownstreamStalled)
+	}
+	return k.fail(codec.DownstreamGone)
 }

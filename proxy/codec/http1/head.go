@@ -7,44 +7,6 @@ import (
 // maxFields bounds the fields of a head, as Envoy does.
 const maxFields = 100
 
-// malformed is why a message is refused. Values are package constants in effect:
-// refusing must not cost more than accepting.
-type malformed struct {
-	status int // what a client is told
-	reason string
-}
-
-func (m *malformed) Error() string { return m.reason }
-
-func bad(reason string) *malformed { return &malformed{status: 400, reason: reason} }
-
-var (
-	errLineEnd       = bad("line does not end with CRLF")
-	errFold          = bad("folded field line")
-	errName          = bad("field name is not a token")
-	errValue         = bad("control character in a field value")
-	errRequestLine   = bad("malformed request line")
-	errMethod        = bad("method is not a token")
-	errTarget        = bad("malformed request target")
-	errHost          = bad("malformed Host")
-	errNoHost        = bad("missing Host")
-	errManyHosts     = bad("more than one Host")
-	errLength        = bad("malformed Content-Length")
-	errManyLengths   = bad("more than one Content-Length")
-	errLengthCoding  = bad("Content-Length and Transfer-Encoding")
-	errCoding        = bad("the final transfer coding is not chunked")
-	errCodingVersion = bad("Transfer-Encoding in HTTP/1.0")
-	errStatusLine    = bad("malformed status line")
-	errChunk         = bad("malformed chunk")
-	errTrailer       = bad("field not allowed in a trailer")
-	errVersion       = &malformed{505, "HTTP version not supported"}
-	errUnknownCoding = &malformed{501, "unknown transfer coding"}
-	errTooMany       = &malformed{431, "too many fields"}
-	errTooLarge      = &malformed{431, "head is too large"}
-	errTargetLong    = &malformed{414, "request target is too long"}
-	errHeadTimeout   = &malformed{408, "head did not arrive in time"}
-)
-
 // span is a stretch of a head; offsets count from the head's first byte.
 type span struct{ off, end int32 }
 
@@ -316,4 +278,77 @@ func (h *head) get(name string, scratch *[]byte) (value []byte, ok bool) {
 		value = *scratch
 	}
 	return value, ok
+}
+
+// kind is a field that the codec itself cares about.
+type kind uint8
+
+const (
+	other kind = iota
+	fieldConnection
+	fieldContentLength
+	fieldTransferEncoding
+	fieldHost
+	fieldExpect
+	fieldUpgrade
+	fieldKeepAlive
+	fieldProxyConnection
+	fieldTE
+	fieldTrailer
+	fieldRequestID
+	fieldForwardedProto
+	fieldSettings // http2-settings
+	fieldDate
+	fieldUserAgent
+	fieldForwardedFor
+)
+
+// kindOf classifies a field name.
+func kindOf(name []byte) kind {
+	want, k := "", other
+	switch len(name) {
+	case 2:
+		want, k = "te", fieldTE
+	case 4:
+		want, k = "host", fieldHost
+		if lower(name[0]) == 'd' {
+			want, k = "date", fieldDate
+		}
+	case 6:
+		want, k = "expect", fieldExpect
+	case 7:
+		want, k = "upgrade", fieldUpgrade
+		if lower(name[0]) == 't' {
+			want, k = "trailer", fieldTrailer
+		}
+	case 10:
+		switch lower(name[0]) {
+		case 'c':
+			want, k = "connection", fieldConnection
+		case 'k':
+			want, k = "keep-alive", fieldKeepAlive
+		case 'u':
+			want, k = "user-agent", fieldUserAgent
+		}
+	case 12:
+		want, k = "x-request-id", fieldRequestID
+	case 14:
+		want, k = "content-length", fieldContentLength
+		if lower(name[0]) == 'h' {
+			want, k = "http2-settings", fieldSettings
+		}
+	case 15:
+		want, k = "x-forwarded-for", fieldForwardedFor
+	case 16:
+		want, k = "proxy-connection", fieldProxyConnection
+	case 17:
+		want, k = "transfer-encoding", fieldTransferEncoding
+		if lower(name[0]) == 'x' {
+			want, k = "x-forwarded-proto", fieldForwardedProto
+		}
+	}
+	if k == other || !equalFold(name, want) {
+		return other
+	}
+	return k
 }

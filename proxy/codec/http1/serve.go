@@ -160,7 +160,7 @@ func (d *downstream) judge(k *call, resend bool) (over, next bool) {
 		}
 		k.finishExchange(status, k.failure, now)
 		if k.began {
-			d.c.Reset() // an orderly end could pass for the end of the body
+			d.c.ResetOnClose() // an orderly end could pass for the end of the body
 		}
 		d.closing = true
 		return true, false
@@ -209,4 +209,94 @@ func (d *downstream) answer(k *call) bool {
 		return false
 	}
 	return d.next(k)
+}
+
+// connect takes an idle connection, unless fresh is set, or opens one.
+func (k *call) connect(fresh bool) codec.Failure {
+	step, d := k.step, k.d
+	now := d.c.Now()
+	for !fresh {
+		up := step.Host.Idle.Get(now)
+		if up == nil {
+			break
+		}
+		if up.Fresh() {
+			k.up, k.reused = up, true
+			return codec.None
+		}
+		up.Close()
+	}
+	var failure codec.Failure
+	k.up, failure = d.dial.Connect(d.c, step)
+	k.reused = false
+	return failure
+}
+
+// begin prepares an attempt on the connection that connect found.
+func (k *call) begin() {
+	k.phase, k.failure = phaseSend, codec.None
+	k.sentBefore = k.up.Sent()
+	k.up.Requests++
+	k.resp.reset()
+	k.sent, k.first, k.seenBytes = 0, 0, 0
+	k.unsent = false
+}
+
+// attempt sends a request that is here as a whole, and passes the answer on.
+// phase tells the outcome.
+func (k *call) attempt() {
+	for fresh := false; ; fresh = true {
+		if f := k.connect(fresh); f != codec.None {
+			k.phase, k.failure = phaseFailed, f
+			return
+		}
+		k.begin()
+		k.rewindBody(k.d.cfg.MaxHeadBytes)
+		k.requestBytes = 0
+		k.out = k.appendRequest(k.out[:0])
+		// The body was found well-formed before.
+		k.out, _ = k.appendBody(k.out)
+		err := k.up.Loop((*exchange)(k))
+		if again := k.closeAttempt(err); !again || fresh {
+			return
+		}
+	}
+}
+
+// closeAttempt keeps or closes the connection. It returns true when the attempt
+// died of a connection that had been idle and may be made again at once.
+func (k *call) closeAttempt(err error) (again bool) {
+	up := k.up
+	up.WakeAt(0)
+	if err != nil && k.phase < phaseDone {
+		k.fail(codec.Reset)
+	}
+	switch {
+	case k.phase == phaseUpgraded:
+		return false
+	case k.phase == phaseDone && k.reusable():
+		k.rbuf.Release()
+		k.step.Host.Idle.Put(up, k.d.idleSince)
+		return false
+	}
+	dead := k.phase == phaseFailed && (k.failure == codec.Reset || k.failure == codec.ResetBeforeSent) &&
+		!k.began && k.first == 0
+	if dead && k.failure == codec.Reset && up.Unseen(k.sentBefore) {
+		k.failure = codec.ResetBeforeSent
+	}
+	k.rbuf.Release()
+	up.Close()
+	return dead && k.reused && (k.failure == codec.ResetBeforeSent || k.req.repeatable())
+}
+
+// reusable reports whether the upstream connection may carry another request.
+func (k *call) reusable() bool {
+	limit := k.step.Settings.MaxRequestsPerConnection
+	return k.resp.persistent() && k.respBody.framing != closeBody && k.rbuf.Len() == 0 &&
+		(limit == 0 || k.up.Requests < limit) && !k.step.Host.Gone()
+}
+
+func (k *call) fail(f codec.Failure) bool {
+	k.phase, k.failure = phaseFailed, f
+	return true
 }

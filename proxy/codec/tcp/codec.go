@@ -51,7 +51,7 @@ func (*Codec) Serve(ctx context.Context, c *conn.Conn, cfg codec.Config, s codec
 		step = x.Failed(failure, true, c.Now())
 	}
 	x.End(&codec.End{At: c.Now(), DownstreamProtocol: protocol})
-	c.Reset()
+	c.ResetOnClose()
 	return nil
 }
 

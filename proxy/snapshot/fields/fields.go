@@ -107,18 +107,28 @@ const maxDepth = 64
 // Check returns an error that joins one *Error per field which is set in m and
 // not in s.
 func (s Set) Check(m proto.Message) error {
+	// Almost always all is well, which is seen faster without paths and order.
+	quick := walker{set: s, quick: true}
+	quick.message("", m.ProtoReflect(), 0)
+	if !quick.failed {
+		return nil
+	}
 	w := walker{set: s}
 	w.message("", m.ProtoReflect(), 0)
 	return errors.Join(w.errs...)
 }
 
 type walker struct {
-	set  Set
-	errs []error
+	set    Set
+	quick  bool // only failed is wanted
+	failed bool
+	errs   []error
 }
 
 func (w *walker) refuse(path, reason string) {
+	w.failed = true
 	switch {
+	case w.quick:
 	case len(w.errs) < maxErrors:
 		w.errs = append(w.errs, &Error{path, reason})
 	case len(w.errs) == maxErrors:
@@ -127,7 +137,7 @@ func (w *walker) refuse(path, reason string) {
 }
 
 func (w *walker) message(path string, m protoreflect.Message, depth int) {
-	if len(w.errs) > maxErrors {
+	if len(w.errs) > maxErrors || w.quick && w.failed {
 		return
 	}
 	if depth > maxDepth {
@@ -151,6 +161,17 @@ func (w *walker) message(path string, m protoreflect.Message, depth int) {
 		return
 	}
 	if known["*"] {
+		return
+	}
+	if w.quick {
+		m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+			if !known[fd.Name()] {
+				w.failed = true
+			} else {
+				w.field("", fd, v, depth)
+			}
+			return !w.failed
+		})
 		return
 	}
 	// Range has no order of its own; reports must have one.
@@ -177,17 +198,24 @@ func (w *walker) field(at string, fd protoreflect.FieldDescriptor, v protoreflec
 			return
 		}
 		v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
-			w.message(at+"["+strconv.Quote(k.String())+"]", v.Message(), depth+1)
+			w.message(w.index(at, strconv.Quote(k.String())), v.Message(), depth+1)
 			return true
 		})
 	case fd.Message() == nil:
 	case fd.IsList():
 		for i := range v.List().Len() {
-			w.message(Index(at, i), v.List().Get(i).Message(), depth+1)
+			w.message(w.index(at, strconv.Itoa(i)), v.List().Get(i).Message(), depth+1)
 		}
 	default:
 		w.message(at, v.Message(), depth+1)
 	}
+}
+
+func (w *walker) index(at, i string) string {
+	if w.quick {
+		return ""
+	}
+	return at + "[" + i + "]"
 }
 
 func (w *walker) any(path string, m protoreflect.Message, depth int) {

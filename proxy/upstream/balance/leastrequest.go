@@ -28,7 +28,7 @@ type leastRequest struct {
 }
 
 // Pick implements Picker.
-func (l *leastRequest) Pick(in *Pick) int {
+func (l *leastRequest) Pick(in Pick) int {
 	best := l.draws.Pick(in)
 	random := in.Random + uint64(in.Attempt)<<32
 	least := l.active[best].Load()

@@ -26,7 +26,7 @@ type Pick struct {
 
 // Picker chooses a member; it is made for at least one.
 type Picker interface {
-	Pick(in *Pick) int
+	Pick(in Pick) int
 }
 
 // Policy makes pickers.

@@ -55,7 +55,7 @@ func newAlias(members []Member) *alias {
 }
 
 // Pick implements Picker.
-func (a *alias) Pick(in *Pick) int {
+func (a *alias) Pick(in Pick) int {
 	random := in.Random
 	if in.Attempt > 0 {
 		random = mix(random + uint64(in.Attempt))

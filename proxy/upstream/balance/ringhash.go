@@ -69,7 +69,7 @@ type entry struct {
 type hashRing []entry
 
 // Pick implements Picker.
-func (r hashRing) Pick(in *Pick) int {
+func (r hashRing) Pick(in Pick) int {
 	h := in.Hash
 	if !in.HasHash {
 		h = in.Random

@@ -39,7 +39,7 @@ type roundRobin struct {
 }
 
 // Pick implements Picker.
-func (r *roundRobin) Pick(*Pick) int {
+func (r *roundRobin) Pick(Pick) int {
 	i := r.next.Add(1) % r.n
 	if r.turns == nil {
 		return int(i)

@@ -13,33 +13,48 @@ import (
 // policyFile, where it says "101", keeps packages from starting their daemons.
 const policyFile = "/usr/sbin/policy-rc.d"
 
-// debianNeeds lists the programs that come from the system, with the package that has
-// each on Debian. A program that is there already may come from anywhere.
-func debianNeeds() []struct{ program, pkg string } {
-	return []struct{ program, pkg string }{
-		{"haproxy", "haproxy"},
-		{"nginx", "nginx-light"},
-		{"wrk", "wrk"},
-		{"h2load", "nghttp2-client"},
-		{"nghttpx", "nghttp2-proxy"},
-		{"curl", "curl"},
-		{"ip", "iproute2"},
-		{"openssl", "openssl"},
+// need is something that comes with the system.
+type need struct {
+	pkg     string   // Debian's package
+	program string   // is there if this program is, wherever it came from
+	probe   []string // or, where program is empty, if this command succeeds
+}
+
+// programs are what tests and benchmarks run, apart from the parts in the cache.
+func programs() []need {
+	return []need{
+		{pkg: "haproxy", program: "haproxy"},
+		{pkg: "nginx-light", program: "nginx"},
+		{pkg: "wrk", program: "wrk"},
+		{pkg: "nghttp2-client", program: "h2load"},
+		{pkg: "nghttp2-proxy", program: "nghttpx"},
+		{pkg: "curl", program: "curl"},
+		{pkg: "iproute2", program: "ip"},
+		{pkg: "openssl", program: "openssl"},
 	}
 }
 
-// installDebian installs the packages whose programs are missing. It needs root
-// and Debian; elsewhere its error says what is missing.
-func installDebian(ctx context.Context, out *progress) error {
-	var missing []string
-	for _, need := range debianNeeds() {
-		if !onSystem(need.program) {
-			missing = append(missing, need.pkg)
-		}
+// venv is what Python on Debian lacks to make environments.
+func venv() need {
+	return need{pkg: "python3-venv", probe: []string{"python3", "-c", "import venv, ensurepip"}}
+}
+
+// met reports whether the system has it.
+func (n need) met(ctx context.Context) bool {
+	if n.program == "" {
+		return exec.CommandContext(ctx, n.probe[0], n.probe[1:]...).Run() == nil
 	}
-	// A check of its own: python3 is there without the module that makes environments.
-	if exec.CommandContext(ctx, "python3", "-c", "import venv, ensurepip").Run() != nil {
-		missing = append(missing, "python3-venv")
+	return onSystem(n.program)
+}
+
+// installDebian installs the packages of unmet needs. That takes root and Debian;
+// elsewhere its error says what is missing.
+func installDebian(ctx context.Context, needs []need, out *progress) error {
+	var missing []string
+	for _, n := range needs {
+		if !n.met(ctx) {
+			missing = append(missing, n.pkg)
+		}
 	}
 	if len(missing) == 0 {
 		return nil

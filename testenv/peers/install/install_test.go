@@ -142,3 +142,16 @@ func TestLineWriterShowsWholeCleanLines(t *testing.T) {
 		t.Errorf("showed %q and wrote %q", shown.String(), file.String())
 	}
 }
+
+func TestInstallDebianNamesWhatIsMissing(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // neither programs nor apt-get
+	needs := []need{
+		{pkg: "has-it", probe: []string{"/bin/true"}},
+		{pkg: "nothing", program: "no-such-program"},
+		{pkg: "broken", probe: []string{"/bin/false"}},
+	}
+	err := installDebian(t.Context(), needs, quiet())
+	if err == nil || !strings.Contains(err.Error(), "packages are missing: nothing broken;") {
+		t.Errorf("got %v, want nothing and broken named", err)
+	}
+}

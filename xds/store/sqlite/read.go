@@ -93,7 +93,13 @@ func (s *Store) History(ctx context.Context, q store.HistoryQuery) ([]store.Reco
 		where, args = "c.kind = ? AND c.namespace = ? AND c.name = ?", []any{q.Key.Kind, q.Key.Namespace, q.Key.Name}
 	}
 	if q.Before != 0 {
-		where, args = where+" AND c.revision < ?", append(args, q.Before)
+		older := "c.revision < ?"
+		args = append(args, q.Before)
+		if q.After != (store.Key{}) {
+			older += " OR c.revision = ? AND (c.kind, c.namespace, c.name) > (?, ?, ?)"
+			args = append(args, q.Before, q.After.Kind, q.After.Namespace, q.After.Name)
+		}
+		where += " AND (" + older + ")"
 	}
 	var found []store.Record
 	err := s.reading(ctx, func(tx *sql.Tx) (err error) {

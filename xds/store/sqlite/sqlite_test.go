@@ -72,7 +72,7 @@ func TestKillLosesNoAcknowledgedRule(t *testing.T) {
 	kills := 0
 	for len(acknowledged) < writes {
 		kills++
-		killWriter(t, path, 1+rand.IntN(20), time.Duration(rand.IntN(3000))*time.Microsecond, acknowledged)
+		killWriter(t, path, 1+rand.IntN(40), time.Duration(rand.IntN(3000))*time.Microsecond, acknowledged)
 	}
 	s, err := Open(t.Context(), path)
 	if err != nil {
@@ -198,6 +198,40 @@ func TestFaultsSayHowToMend(t *testing.T) {
 		_, err := Open(t.Context(), filepath.Join(file, "rules.db"))
 		fault(t, err, store.Broken, "belong to the server's user")
 	})
+}
+
+func TestLockedByAnotherProgramSaysSo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rules.db")
+	s, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.write.ExecContext(t.Context(), "PRAGMA busy_timeout = 10"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := driver.NewConnector("file:" + path + "?_txlock=immediate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := sql.OpenDB(c)
+	defer db.Close()
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := store.Batch{Author: "ada", Changes: []store.Change{{Key: store.Key{Kind: "k", Namespace: "n", Name: "a"}, YAML: "x"}}}
+	_, err = s.Apply(t.Context(), b)
+	fault(t, err, store.Busy, "let it finish or stop it")
+	if _, err := s.List(t.Context()); err != nil {
+		t.Errorf("reading beside it: %v", err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Apply(t.Context(), b); err != nil || r != 1 {
+		t.Errorf("after it finished: revision %d, %v, want 1", r, err)
+	}
 }
 
 func TestFullDiskRefusesAndHeals(t *testing.T) {

@@ -256,6 +256,23 @@ func testPages(t *testing.T, open Opener) {
 		q.Before = page[len(page)-1].Revision
 	}
 	same(t, "revisions", []store.Revision{5, 4, 3, 2, 1}, seen)
+	apply(t, s, "batch", put("c", "1"), put("b", "1"), put("d", "1"), put("a", "x"))
+	var names []string
+	for q := (store.HistoryQuery{Limit: 3}); ; {
+		page, err := s.History(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		for _, r := range page {
+			names = append(names, fmt.Sprint(r.Revision, r.Name))
+		}
+		last := page[len(page)-1]
+		q.Before, q.After = last.Revision, last.Key
+	}
+	same(t, "records", []string{"6a", "6b", "6c", "6d", "5a", "4a", "3a", "2a", "1a"}, names)
 	for _, limit := range []int{-1, store.MaxHistory + 1} {
 		_, err := s.History(t.Context(), store.HistoryQuery{Limit: limit})
 		if _, ok := errors.AsType[*store.InvalidError](err); !ok {

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/isthmus-mesh/isthmus/xds/api"
+	"github.com/isthmus-mesh/isthmus/xds/model"
+)
+
+// registrar keeps the workload registered at MeshServer's built-in registry
+// while the sidecar runs, under a lease: if both die, the lease ends by itself.
+// The application's own health goes with it: a dead application is announced as
+// unhealthy within a second, and well again when it answers.
+type registrar struct {
+	client   *api.Client
+	workload *model.Workload
+	ttl      time.Duration
+	log      *slog.Logger
+
+	left    chan struct{} // closed when run has taken the workload out
+	lease   string
+	healthy bool // as registered
+	failure atomic.Pointer[string]
+}
+
+// probeEvery is how often the application's ports are tried.
+const probeEvery = time.Second
+
+// run registers and renews until ctx ends, then leaves.
+func (r *registrar) run(ctx context.Context) error {
+	defer close(r.left)
+	if r.idle() {
+		<-ctx.Done()
+		return nil
+	}
+	defer r.client.Close()
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	var renewed time.Time
+	for {
+		healthy := r.probe(ctx)
+		if r.lease == "" || healthy != r.healthy || time.Since(renewed) > r.ttl/3 {
+			if err := r.keep(ctx, healthy); err != nil && ctx.Err() == nil {
+				r.fail(err)
+			} else if err == nil {
+				r.fail(nil)
+				renewed = time.Now()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			r.leave(context.WithoutCancel(ctx))
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// idle reports that there is nothing to register.
+func (r *registrar) idle() bool { return r.client == nil }
+
+// keep registers the workload, or renews its lease when nothing changed.
+func (r *registrar) keep(ctx context.Context, healthy bool) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if r.lease != "" && healthy == r.healthy {
+		_, err := r.client.Workloads.Renew(ctx, &api.RenewRequest{LeaseId: r.lease})
+		if err == nil || connect.CodeOf(err) != connect.CodeNotFound {
+			return err
+		}
+		// The lease ended, or MeshServer lost it: register anew.
+	}
+	w := toAPI(r.workload)
+	if !healthy {
+		w.Health = model.Unhealthy.String()
+	}
+	resp, err := r.client.Workloads.Register(ctx, &api.RegisterRequest{Workload: w, Ttl: durationpb.New(r.ttl)})
+	if err != nil {
+		return err
+	}
+	if r.lease == "" || healthy != r.healthy {
+		r.log.Info("workload registered", "workload", w.Name, "healthy", healthy, "ttl", resp.Ttl.AsDuration())
+	}
+	r.lease, r.healthy = resp.LeaseId, healthy
+	return nil
+}
+
+// leave takes the workload out at once, so that nobody is sent to a sidecar
+// that is about to stop.
+func (r *registrar) leave(ctx context.Context) {
+	if r.lease == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := r.client.Workloads.Leave(ctx, &api.LeaveRequest{LeaseId: r.lease}); err != nil {
+		r.log.Warn("workload not taken out, its lease will end", "error", err, "ttl", r.ttl)
+	}
+}
+
+// fail records why the workload is not registered; nil clears it. It logs a
+// change only: the loop comes by every second.
+func (r *registrar) fail(err error) {
+	if err == nil {
+		if r.failure.Swap(nil) != nil {
+			r.log.Info("registration works again")
+		}
+		return
+	}
+	text := err.Error()
+	if old := r.failure.Swap(&text); old == nil {
+		r.log.Warn("workload not registered, trying again", "server", r.client.Server(), "error", err)
+	}
+}
+
+// problem says why the workload is not registered; empty when it is.
+func (r *registrar) problem() string {
+	if p := r.failure.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// probe reports whether every port of the application takes connections.
+func (r *registrar) probe(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeEvery)
+	defer cancel()
+	for _, in := range r.workload.Inbound {
+		at := in.App
+		if at.Addr().IsUnspecified() {
+			at = netip.AddrPortFrom(r.workload.Address, at.Port())
+		}
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", at.String())
+		if err != nil {
+			return errors.Is(ctx.Err(), context.Canceled) && r.healthy
+		}
+		_ = c.Close() // it answered; nothing was sent
+	}
+	return true
+}
+
+func toAPI(w *model.Workload) *api.Workload {
+	out := &api.Workload{
+		Name: w.Name, Namespace: w.Namespace, App: w.App, Address: w.Address.String(), Labels: w.Labels.Map(), Weight: w.Weight, MeshTls: w.MeshTLS,
+		Locality: &api.Locality{Region: w.Locality.Region, Zone: w.Locality.Zone, SubZone: w.Locality.SubZone},
+	}
+	for _, in := range w.Inbound {
+		out.Inbound = append(out.Inbound, &api.Inbound{
+			App: in.App.String(), Listen: in.Listen.String(), Protocol: in.Protocol.String(), Service: in.Service, ServicePort: uint32(in.ServicePort),
+		})
+	}
+	return out
+}
+
+// newRegistrar checks the address of the Mesh API; it connects in run.
+func newRegistrar(server string, w *model.Workload, ttl time.Duration, log *slog.Logger) (*registrar, error) {
+	client, err := api.NewClient(api.ClientConfig{Server: server, Timeout: 5 * time.Second, Agent: "isthmus-sidecar"})
+	if err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	return &registrar{client: client, workload: w, ttl: ttl, log: log, left: make(chan struct{})}, nil
+}

@@ -1,0 +1,76 @@
+package testenv
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/testenv/peers"
+)
+
+// Sidecar is a running sidecar. Its process may be killed and started again.
+type Sidecar struct {
+	*peers.Process
+	Admin string // host:port
+	// Proxy is its explicit outbound proxy, host:port.
+	Proxy string
+	// Inbound is where it listens for its application; empty without one.
+	Inbound string
+}
+
+// Workload says what a sidecar stands beside.
+type Workload struct {
+	Name    string // unique in the mesh
+	App     string
+	Version string // label; empty: none
+	// Port is where the application listens, "127.0.0.1:8080"; empty: it
+	// cannot be called.
+	Port     string
+	Protocol string // of Port; empty means http
+	Service  string // host that the built-in registry announces for Port
+	// Egress are services to reach at loopback addresses, "host:port@address".
+	Egress []string
+}
+
+// Sidecar starts a sidecar and returns once it is ready.
+func (m *Mesh) Sidecar(w Workload) *Sidecar {
+	m.t.Helper()
+	s := &Sidecar{Admin: freeAddr(m.t), Proxy: freeAddr(m.t)}
+	var b strings.Builder
+	fmt.Fprintf(&b, "workload: {name: %s, app: %s", w.Name, w.App)
+	if w.Version != "" {
+		fmt.Fprintf(&b, ", labels: {version: %s}", w.Version)
+	}
+	fmt.Fprintf(&b, "}\nmeshserver: [%q]\napi: %q\nhttpProxy: %q\nadmin: %q\nreadiness: off\nmetrics: off\nlease: 3s\ndrainTime: 2s\ndataDir: %s\n",
+		m.XDS, m.API, s.Proxy, s.Admin, filepath.Join(m.dir, w.Name))
+	if w.Port != "" {
+		s.Inbound = freeAddr(m.t)
+		fmt.Fprintf(&b, "inbound:\n- {app: %q, listen: %q, protocol: %s", w.Port, s.Inbound, protocolOr(w.Protocol, "http"))
+		if w.Service != "" {
+			fmt.Fprintf(&b, ", service: %s", w.Service)
+		}
+		b.WriteString("}\n")
+	}
+	for i, e := range w.Egress {
+		if i == 0 {
+			b.WriteString("egress:\n")
+		}
+		target, address, ok := strings.Cut(e, "@")
+		colon := strings.LastIndexByte(target, ':')
+		if !ok || colon < 0 {
+			m.t.Fatalf("egress %q, want host:port@address", e)
+		}
+		fmt.Fprintf(&b, "- {host: %s, port: %s, address: %s}\n", target[:colon], target[colon+1:], address)
+	}
+	s.Process = peers.StartProgram(m.t, peers.Program{
+		Name: w.Name + "'s sidecar", Path: Program(m.t, "sidecar"), Args: []string{"-config", m.write(m.t, w.Name+".yaml", b.String())}, Ready: "http://" + s.Admin + "/ready",
+	})
+	return s
+}
+
+func protocolOr(protocol, otherwise string) string {
+	if protocol == "" {
+		return otherwise
+	}
+	return protocol
+}
