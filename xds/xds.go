@@ -119,7 +119,7 @@ func New(cfg Config) (*MeshServer, error) {
 	reflection.Register(m.grpc)
 
 	m.loader, err = manage.NewLoader(manage.LoaderConfig{
-		Store: cfg.Store, Log: cfg.Log.With("part", "rules"), Publish: func(s rules.Set) { m.publish(&m.stored, s) },
+		Store: cfg.Store, Log: cfg.Log.With("part", "rules"), Publish: m.publishStored,
 	})
 	if err != nil {
 		return nil, err
@@ -170,6 +170,9 @@ func (m *MeshServer) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// Rules says how far the rules of the store are in force.
+func (m *MeshServer) Rules() manage.LoaderState { return m.loader.State() }
+
 // Serving reports whether xDS is answered yet.
 func (m *MeshServer) Serving() bool { return m.serving.Load() }
 
@@ -212,6 +215,20 @@ func (m *MeshServer) serve(ctx context.Context) error {
 		return fmt.Errorf("serve xDS: %w", err)
 	}
 	return nil
+}
+
+// StoredRules is the source of services and workloads that ServiceEntry and
+// WorkloadEntry rules of the store declare.
+const StoredRules = "rules"
+
+// publishStored puts the rules of the store in force, and what they declare into
+// the catalog.
+func (m *MeshServer) publishStored(s rules.Set) {
+	source := m.catalog.Source(StoredRules)
+	source.Apply(rules.Registry(s))
+	now := time.Now()
+	source.Report(model.SourceStatus{Source: StoredRules, Kind: "rules", Phase: model.Live, Since: now, Read: now})
+	m.publish(&m.stored, s)
 }
 
 // publish keeps a set of rules and wakes publishRules.

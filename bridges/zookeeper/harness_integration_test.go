@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"path"
 	"slices"
 	"sync"
@@ -85,12 +86,26 @@ type registry struct {
 }
 
 func (r *registry) connect(t testing.TB) {
-	conn, _, err := zk.Connect([]string{r.ZooKeeper.Addr}, 10*time.Second, zk.WithLogger(silent{}))
+	conn, _, err := zk.Connect([]string{r.ZooKeeper.Addr}, 10*time.Second, zk.WithLogger(silent{}), zk.WithDialer(dialPatient))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.conn = conn
 	t.Cleanup(conn.Close)
+}
+
+// dialPatient makes connections whose reads wait for 4 s at most, as applications'
+// clients do. This library alone would wait for a minute when a server that is
+// just starting takes a connection and forgets it, and lose its session.
+func dialPatient(network, address string, _ time.Duration) (net.Conn, error) {
+	c, err := net.DialTimeout(network, address, 2*time.Second)
+	return patient{c}, err
+}
+
+type patient struct{ net.Conn }
+
+func (p patient) SetReadDeadline(time.Time) error {
+	return p.Conn.SetReadDeadline(time.Now().Add(4 * time.Second))
 }
 
 // silent drops what the client says about connections that tests cut.

@@ -156,6 +156,7 @@ type (
 	sidecarYAML struct {
 		Workload   workloadYAML  `yaml:"workload" json:"workload"`
 		MeshServer []string      `yaml:"meshserver" json:"meshserver"`
+		API        string        `yaml:"api" json:"api"`
 		Inbound    []inboundYAML `yaml:"inbound,omitempty" json:"inbound,omitempty"`
 		Egress     []egressYAML  `yaml:"egress,omitempty" json:"egress,omitempty"`
 		HTTPProxy  string        `yaml:"httpProxy" json:"httpProxy"`
@@ -190,7 +191,7 @@ func (a *app) sidecarFile(c bootstrap.Config) error {
 			Name: c.Name(), Namespace: c.Workload.Namespace, App: c.Workload.App, Address: c.Workload.Address.String(),
 			Labels: c.Workload.Labels, Weight: c.Workload.Weight,
 		},
-		HTTPProxy: addressText(c.HTTPProxy), Admin: addressText(c.Admin),
+		API: a.server, HTTPProxy: addressText(c.HTTPProxy), Admin: addressText(c.Admin),
 	}
 	for _, m := range c.MeshServer {
 		out.MeshServer = append(out.MeshServer, m.String())
@@ -245,6 +246,10 @@ func node(kind string, c bootstrap.Config) *corev3.Node {
 // xdsCluster is the name under which an Envoy knows the MeshServers.
 const xdsCluster = "xds-grpc"
 
+// maxRegexProgram is what rules may cost an Envoy to match, in RE2 instructions;
+// Istio's value.
+const maxRegexProgram = 32768
+
 func (a *app) envoyFile(c bootstrap.Config) error {
 	n := node("envoy", c)
 	if len(c.Egress) > 0 {
@@ -287,6 +292,15 @@ func (a *app) envoyFile(c bootstrap.Config) error {
 			TypedExtensionProtocolOptions: map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
 		}}},
 	}
+	// Envoy refuses regular expressions of more than 100 instructions unless told
+	// otherwise, and with them the whole route configuration.
+	re2, err := structpb.NewStruct(map[string]any{"re2.max_program_size.error_level": maxRegexProgram})
+	if err != nil {
+		return fmt.Errorf("write Envoy bootstrap: %w", err)
+	}
+	out.LayeredRuntime = &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{{
+		Name: "mesh", LayerSpecifier: &bootstrapv3.RuntimeLayer_StaticLayer{StaticLayer: re2},
+	}}}
 	if !c.Admin.Off() {
 		out.Admin = &bootstrapv3.Admin{Address: socket(c.Admin.AddrPort)}
 	}

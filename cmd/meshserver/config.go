@@ -9,9 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/bridges/builtin"
 	"github.com/isthmus-mesh/isthmus/bridges/consul"
 	"github.com/isthmus-mesh/isthmus/cmd/internal/process"
+	"github.com/isthmus-mesh/isthmus/xds"
 	"github.com/isthmus-mesh/isthmus/xds/model"
+	"github.com/isthmus-mesh/isthmus/xds/rules/file"
 )
 
 // roles that this binary can play today.
@@ -142,7 +145,7 @@ func check(c Config) error {
 	if c.DataDir == "" {
 		bad("dataDir: is empty, want a folder")
 	}
-	seen := map[string]bool{"builtin": true, "file": true}
+	seen := map[string]bool{builtin.Kind: true, file.Kind: true, xds.StoredRules: true} // sources of our own
 	for i, r := range c.Registries {
 		at := fmt.Sprintf("registries[%d]", i)
 		if !sourceName.MatchString(r.Name) {

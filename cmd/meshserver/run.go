@@ -114,6 +114,13 @@ func (m *meshserver) conditions() []process.Condition {
 	if !m.server.Serving() {
 		all[0].NotReady, all[0].Detail = true, "waiting for the first answer of the registries"
 	}
+	rules := process.Condition{Name: "rules"}
+	if st := m.server.Rules(); st.Err != nil {
+		rules.Degraded, rules.Detail = true, st.Err.Error()
+	} else if n := len(st.Unreadable); n > 0 {
+		rules.Degraded, rules.Detail = true, fmt.Sprintf("%d of the store cannot be read by this release and are not in force", n)
+	}
+	all = append(all, rules)
 	for _, b := range m.bridges {
 		st := b.Status()
 		c := process.Condition{Name: "source " + st.Source}

@@ -17,7 +17,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/proxy/codec/tcp"
 )
 
-func run(ctx context.Context, sh *process.Shell, c Config) error {
+func run(ctx context.Context, sh *process.Shell, c bootstrap.Config) error {
 	for _, a := range c.MeshServer {
 		if !a.Addr().IsLoopback() {
 			return process.Misuse(fmt.Errorf("meshserver: %v is not loopback; xDS between hosts needs an identity, which sidecars do not have yet", a))
@@ -27,7 +27,7 @@ func run(ctx context.Context, sh *process.Shell, c Config) error {
 		return err
 	}
 	cfg := proxy.Config{
-		Bootstrap: c.Config, HTTP: http1.New(), TCP: tcp.New(),
+		Bootstrap: c, HTTP: http1.New(), TCP: tcp.New(),
 		DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())},
 		Version:     sh.Version, Log: sh.Log, Level: sh.Level, Registry: sh.Registry,
 	}
@@ -73,8 +73,8 @@ func run(ctx context.Context, sh *process.Shell, c Config) error {
 
 // registration is what keeps the workload registered; it does nothing without
 // inbound ports: who cannot be called need not be found.
-func registration(sh *process.Shell, c Config) (*registrar, error) {
-	if len(c.Inbound) == 0 || c.API == apiOff {
+func registration(sh *process.Shell, c bootstrap.Config) (*registrar, error) {
+	if len(c.Inbound) == 0 || c.API == "off" {
 		return &registrar{log: sh.Log, left: make(chan struct{})}, nil
 	}
 	return newRegistrar(c.API, c.Model(), c.Lease, sh.Log)

@@ -54,6 +54,7 @@ func TestAWholeFile(t *testing.T) {
 			Address: netip.MustParseAddr("10.0.0.7"), Locality: Locality{"r", "z", "s"}, Weight: 50, Cluster: "c1",
 		},
 		MeshServer: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:15010"), netip.MustParseAddrPort("[::1]:15010")},
+		API:        "127.0.0.1:15080", Lease: 15 * time.Second,
 		Inbound: []Inbound{
 			{netip.MustParseAddrPort("127.0.0.1:8080"), netip.MustParseAddrPort("0.0.0.0:20881"), model.HTTP, "cart", 80},
 			{App: netip.MustParseAddrPort("127.0.0.1:9090"), Listen: netip.MustParseAddrPort("0.0.0.0:20882")},

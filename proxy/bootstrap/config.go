@@ -17,6 +17,12 @@ import (
 type Config struct {
 	Workload   Workload         `yaml:"workload"`
 	MeshServer []netip.AddrPort `yaml:"meshserver"` // xDS addresses, tried in order; default 127.0.0.1:15010
+	// API is MeshServer's Mesh API, where the workload is registered when it has
+	// inbound ports, "host:port"; default 127.0.0.1:15080. "off" registers nothing.
+	API string `yaml:"api"`
+	// Lease is how long the workload stays registered after its sidecar died
+	// without a word; default 15 s.
+	Lease time.Duration `yaml:"lease"`
 	// Inbound are the application's ports that others reach through the sidecar.
 	Inbound []Inbound `yaml:"inbound"`
 	// Egress are services that the application reaches at a loopback address of
@@ -105,6 +111,8 @@ func Defaults() Config {
 	return Config{
 		Workload:   Workload{Namespace: "default", App: "app", Address: netip.AddrFrom4([4]byte{127, 0, 0, 1})},
 		MeshServer: []netip.AddrPort{loopback(15010)},
+		API:        "127.0.0.1:15080",
+		Lease:      15 * time.Second,
 		HTTPProxy:  Address{loopback(15002)},
 		Loopback:   netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 64, 0, 0}), 16),
 		Admin:      Address{loopback(15000)},

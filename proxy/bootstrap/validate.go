@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"time"
 
 	"github.com/isthmus-mesh/isthmus/xds/model"
 )
@@ -23,6 +24,9 @@ func (c *Config) Validate() error {
 		if a.Port() == 0 {
 			v.add(fmt.Sprintf("meshserver[%d]", i), "no port")
 		}
+	}
+	if c.Lease < 3*time.Second || c.Lease > time.Hour {
+		v.add("lease", "%v, want 3s to 1h", c.Lease)
 	}
 	v.listens(c)
 	v.egress(c)

@@ -32,22 +32,24 @@ func (b *bell) Wake() {
 // late is how much later than asked a timer may fire.
 const late = 2 << tickBits
 
-func inBubble(t *testing.T, f func(t *testing.T, w *Wheel)) {
-	synctest.Test(t, func(t *testing.T) {
-		w := NewWheel()
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- w.Run(ctx) }()
-		f(t, w)
+// run starts a wheel; the returned function stops it.
+func run(t *testing.T) (w *Wheel, stop func()) {
+	w = NewWheel()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	return w, func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	})
+	}
 }
 
 func TestTimersFireOnceAndInTime(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *Wheel) {
+	synctest.Test(t, func(t *testing.T) {
+		w, stop := run(t)
+		defer stop()
 		const n = 2000
 		bells, timers, want := make([]bell, n), make([]Timer, n), make([]Instant, n)
 		for i := range n {
@@ -68,7 +70,9 @@ func TestTimersFireOnceAndInTime(t *testing.T) {
 }
 
 func TestTimerCanBeMoved(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *Wheel) {
+	synctest.Test(t, func(t *testing.T) {
+		w, stop := run(t)
+		defer stop()
 		b := bell{w: w}
 		var timer Timer
 		timer.Init(w, &b)
@@ -100,7 +104,9 @@ func TestTimerCanBeMoved(t *testing.T) {
 }
 
 func TestWakeMaySetItsTimer(t *testing.T) {
-	inBubble(t, func(t *testing.T, w *Wheel) {
+	synctest.Test(t, func(t *testing.T) {
+		w, stop := run(t)
+		defer stop()
 		b := bell{w: w}
 		var timer Timer
 		b.then = func() { timer.Set(w.Now().Add(100 * time.Millisecond)) }

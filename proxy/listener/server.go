@@ -270,7 +270,7 @@ func (s *Server) Status() []Status {
 	s.mu.Unlock()
 	for name, addr := range s.cfg.OnDemand {
 		if !known[name] {
-			out = append(out, Status{Name: name, Addr: addr, Err: "the control plane has not sent it"})
+			out = append(out, Status{Name: name, Addr: addr, Err: "it has not arrived, or waits for its clusters or routes"})
 		}
 	}
 	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.Name, b.Name) })

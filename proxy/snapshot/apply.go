@@ -41,7 +41,7 @@ func (s *Store) Apply(ch Change) []*Rejection {
 	}
 	s.settle(now)
 	s.sweep()
-	tell := s.publish(ch.Type == resource.Cluster || ch.Type == resource.Listener)
+	tell := s.publish()
 	s.mu.Unlock()
 	for _, w := range tell {
 		signal(w)
@@ -50,9 +50,9 @@ func (s *Store) Apply(ch Change) []*Rejection {
 	return refused
 }
 
-// publish makes the listeners that are live the current ones and returns who is
-// to be told: nobody if nothing changed, unless wanted says that names may have.
-func (s *Store) publish(wanted bool) []chan struct{} {
+// publish makes the listeners that are live the current ones, and returns who is
+// to be told of what changed.
+func (s *Store) publish() (tell []chan struct{}) {
 	if s.relisted {
 		next := Listeners{}
 		for name, l := range s.serving {
@@ -61,12 +61,9 @@ func (s *Store) publish(wanted bool) []chan struct{} {
 			}
 		}
 		s.listeners.Store(&next)
-	}
-	var tell []chan struct{}
-	if s.relisted || wanted {
+		s.relisted = false
 		tell = slices.Collect(maps.Keys(s.watchers))
 	}
-	s.relisted = false
 	if len(s.coldClusters)+len(s.coldRoutes)+len(s.coldListeners) > 0 {
 		tell = append(tell, s.wakeWarm)
 	}

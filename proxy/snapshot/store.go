@@ -160,8 +160,8 @@ func New(cfg Config) (*Store, error) {
 // Listeners returns those that are served now; read-only.
 func (s *Store) Listeners() Listeners { return *s.listeners.Load() }
 
-// Watch returns a channel that holds a value whenever Listeners or Wanted may
-// have changed since it was last read. stop ends the watch.
+// Watch returns a channel that holds a value whenever Listeners changed since it
+// was last read. stop ends the watch.
 func (s *Store) Watch() (changed <-chan struct{}, stop func()) {
 	ch := make(chan struct{}, 1)
 	s.mu.Lock()
@@ -191,33 +191,6 @@ func (s *Store) Held(t resource.Type) []Resource {
 		out = append(out, a.Resource)
 	}
 	return out
-}
-
-// Wanted returns the names, ascending, that other resources refer to: endpoints
-// of clusters, route configurations of listeners. It is empty for other types.
-func (s *Store) Wanted(t resource.Type) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	names := map[string]struct{}{}
-	switch t {
-	case resource.Endpoints:
-		for _, c := range s.clusters {
-			for _, spec := range []*clusterSpec{c.active, c.next} {
-				if spec != nil && spec.eds != "" {
-					names[spec.eds] = struct{}{}
-				}
-			}
-		}
-	case resource.Route:
-		for _, l := range s.serving {
-			for _, spec := range []*listenerSpec{l.active, l.next} {
-				if spec != nil && spec.rds != "" {
-					names[spec.rds] = struct{}{}
-				}
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(names))
 }
 
 // Cluster returns a cluster that requests may be sent to, for dumps and tests.

@@ -160,7 +160,7 @@ func (s *Store) expire(now time.Time) {
 	s.settle(now)
 	s.sweep()
 	left := [3]int{len(s.coldClusters), len(s.coldRoutes), len(s.coldListeners)}
-	tell := s.publish(false)
+	tell := s.publish()
 	s.mu.Unlock()
 	for _, w := range tell {
 		signal(w)

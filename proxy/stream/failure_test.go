@@ -226,6 +226,7 @@ func TestRequestLimit(t *testing.T) {
 	}
 	close(answer)
 	first.answer("GET")
+	eventually(t, "the first request has ended", func() bool { return b.http.Stats.RequestActive.Value() == 0 })
 	second.send(getRoot)
 	if resp, _ := second.answer("GET"); resp.StatusCode != 200 {
 		t.Errorf("after the limit: got %d", resp.StatusCode)

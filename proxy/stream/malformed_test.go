@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -202,6 +204,26 @@ func TestCutResponseIsCutForTheClient(t *testing.T) {
 		got, err := io.ReadAll(c.r)
 		if strings.HasSuffix(string(got), "0\r\n\r\n") || (err == nil && len(got) == 0) {
 			t.Errorf("%q: got %q, which looks complete", response, got)
+		}
+	}
+}
+
+// The examples of the codec's README do what they show.
+func TestReadmeExamples(t *testing.T) {
+	b := newBed(t, nil, origin(t, echo)).serve()
+	text, err := os.ReadFile("../codec/http1/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := regexp.MustCompile(`(?m)^\$ printf '(.*)' \| nc .*\n(.*)$`).FindAllStringSubmatch(string(text), -1)
+	if len(examples) == 0 {
+		t.Fatal("the README has no example")
+	}
+	for _, e := range examples {
+		c := b.dial()
+		c.send(strings.NewReplacer(`\r`, "\r", `\n`, "\n").Replace(e[1]))
+		if line, err := c.r.ReadString('\n'); err != nil || strings.TrimSpace(line) != e[2] {
+			t.Errorf("%s: got %q, %v, want %q", e[1], line, err, e[2])
 		}
 	}
 }

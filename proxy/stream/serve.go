@@ -17,20 +17,37 @@ var errNoCodec = errors.New("listener has no codec")
 // Serve serves one connection until it ends, and closes it. It returns nil after
 // an orderly end, and what went wrong with the socket otherwise. When ctx ends
 // the connection is cut off.
+//
+// The frames from here down to the poller must fit a stack of 2 KiB: thousands of
+// connections wait in them. Hence the small functions that are not inlined.
 func (h *HTTP) Serve(ctx context.Context, c *conn.Conn) error {
 	if h.Codec == nil {
 		c.Close()
 		return errNoCodec
 	}
-	defer countConnection(h.Stats, c.Shard())()
-	cfg := codec.Config{MaxHeadBytes: h.MaxHeaderBytes, HeadTimeout: h.HeaderTimeout, IdleTimeout: h.IdleTimeout, StreamIdle: h.StreamIdle}
-	return h.Codec.Serve(ctx, c, cfg, &session{h: h, c: c})
+	s := h.open(c)
+	err := h.Codec.Serve(ctx, c, h.config(), s)
+	s.close()
+	return err
 }
 
-func countConnection(stats *telemetry.Downstream, shard uint32) (done func()) {
+//go:noinline
+func (h *HTTP) config() codec.Config {
+	return codec.Config{MaxHeadBytes: h.MaxHeaderBytes, HeadTimeout: h.HeaderTimeout, IdleTimeout: h.IdleTimeout, StreamIdle: h.StreamIdle}
+}
+
+//go:noinline
+func (h *HTTP) open(c *conn.Conn) *session {
+	countConnection(h.Stats, c.Shard())
+	return &session{h: h, c: c}
+}
+
+//go:noinline
+func (s *session) close() { s.h.Stats.ConnectionActive.Add(s.c.Shard(), -1) }
+
+func countConnection(stats *telemetry.Downstream, shard uint32) {
 	stats.ConnectionTotal.Add(shard, 1)
 	stats.ConnectionActive.Add(shard, 1)
-	return func() { stats.ConnectionActive.Add(shard, -1) }
 }
 
 // session is one downstream HTTP connection.
@@ -65,12 +82,15 @@ func (s *session) Malformed(status int, at clock.Instant) {
 
 // Serve serves one connection until it ends, and closes it. It returns nil after
 // an orderly end. When ctx ends the connection is cut off.
+//
+//go:noinline
 func (t *TCP) Serve(ctx context.Context, c *conn.Conn) error {
 	if t.Codec == nil {
 		c.Close()
 		return errNoCodec
 	}
-	defer countConnection(t.Stats, c.Shard())()
+	countConnection(t.Stats, c.Shard())
+	defer t.Stats.ConnectionActive.Add(c.Shard(), -1)
 	idle := t.IdleTimeout
 	if idle == 0 {
 		idle = time.Hour

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/isthmus-mesh/isthmus/testenv/openloop"
 )
 
 // demo is the mesh on the stage.
@@ -21,7 +23,7 @@ type demo struct {
 	clientAdmin   int
 
 	meshserver *child
-	load       *load
+	load       *openloop.Loop
 }
 
 // echo is one instance of the application with its sidecar.
@@ -77,7 +79,7 @@ dataDir: %s
 	if err := d.startSidecar(ctx, "client", config, d.clientAdmin); err != nil {
 		return err
 	}
-	l, err := newLoad(fmt.Sprintf("127.0.0.1:%d", d.clientProxy), "http://echo")
+	l, err := openloop.New(fmt.Sprintf("127.0.0.1:%d", d.clientProxy), "http://echo")
 	if err != nil {
 		return err
 	}
@@ -85,7 +87,7 @@ dataDir: %s
 	return poll(ctx, "the client reaches an echo of each version through two sidecars", func(ctx context.Context) error {
 		seen := map[string]bool{}
 		for range 20 {
-			version, err := l.call(ctx, "GET", "")
+			version, err := l.Call(ctx, "GET", "")
 			if err != nil {
 				return err
 			}

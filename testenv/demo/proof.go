@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strconv"
 	"time"
+
+	"github.com/isthmus-mesh/isthmus/testenv/openloop"
 )
 
 const canaryRule = `apiVersion: networking.istio.io/v1
@@ -40,13 +42,13 @@ func (d *demo) prove(ctx context.Context) error {
 	loadDone := make(chan struct{})
 	go func() {
 		defer close(loadDone)
-		d.load.run(loadCtx)
+		d.load.Run(loadCtx)
 	}()
 	defer func() {
 		stopLoad()
 		<-loadDone
 	}()
-	d.screen.printf("\n%d requests a second in open loop, every %dth a POST, each answer checked by status and body:\n\n", requestsPerSecond, postEvery)
+	d.screen.printf("\n%d requests a second in open loop, every %dth a POST, each answer checked by status and body:\n\n", openloop.PerSecond, openloop.PostEvery)
 	err := errors.Join(
 		d.phase(ctx, "traffic without a rule", d.noRule),
 		d.phase(ctx, "a 90/10 canary while traffic flows", d.canary),
@@ -54,31 +56,31 @@ func (d *demo) prove(ctx context.Context) error {
 		d.phase(ctx, "restart MeshServer", d.restartMeshServer),
 		d.phase(ctx, "kill MeshServer with SIGKILL and start it again", d.killMeshServer),
 	)
-	if lost := d.load.lost.Load(); lost > 0 {
-		err = errors.Join(err, fmt.Errorf("%d requests could not leave: %d were waiting already", lost, maxWaiting))
+	if lost := d.load.Lost(); lost > 0 {
+		err = errors.Join(err, fmt.Errorf("%d requests could not leave: %d were waiting already", lost, openloop.MaxWaiting))
 	}
 	return err
 }
 
 // phase runs one part of the proof; the load since the last part is its own.
-func (d *demo) phase(ctx context.Context, title string, part func(context.Context, *tally) error) error {
+func (d *demo) phase(ctx context.Context, title string, part func(context.Context, *openloop.Tally) error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	d.screen.printf("── %s\n", title)
-	d.load.take()
-	sum := &tally{versions: map[string]int{}}
+	d.load.Take()
+	sum := &openloop.Tally{Versions: map[string]int{}}
 	err := part(ctx, sum)
-	sum.add(d.load.take())
-	d.screen.printf("   %d GET, %d failed; %d POST, %d failed; slowest %v\n", sum.gets, sum.failedGets, sum.posts, sum.failedPosts, sum.slowest.Round(time.Millisecond))
-	for _, e := range sum.errors {
+	sum.Add(d.load.Take())
+	d.screen.printf("   %d GET, %d failed; %d POST, %d failed; slowest %v\n", sum.Gets, sum.FailedGets, sum.Posts, sum.FailedPosts, sum.Slowest.Round(time.Millisecond))
+	for _, e := range sum.Errors {
 		d.screen.printf("   %s\n", e)
 	}
-	if sum.failedGets > 0 {
-		err = errors.Join(err, fmt.Errorf("%d GETs failed, want none", sum.failedGets))
+	if sum.FailedGets > 0 {
+		err = errors.Join(err, fmt.Errorf("%d GETs failed, want none", sum.FailedGets))
 	}
-	if want := int(0.8 * requestsPerSecond); err == nil && sum.requests() < want {
-		err = fmt.Errorf("only %d requests were answered", sum.requests())
+	if want := int(0.8 * openloop.PerSecond); err == nil && sum.Requests() < want {
+		err = fmt.Errorf("only %d requests were answered", sum.Requests())
 	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", title, err)
@@ -90,32 +92,32 @@ func (d *demo) phase(ctx context.Context, title string, part func(context.Contex
 }
 
 // watch shows the split of each second and adds it to sum.
-func (d *demo) watch(ctx context.Context, sum *tally, seconds int) (last tally) {
+func (d *demo) watch(ctx context.Context, sum *openloop.Tally, seconds int) (last openloop.Tally) {
 	for range seconds {
 		select {
 		case <-ctx.Done():
 			return last
 		case <-time.After(time.Second):
 		}
-		last = d.load.take()
-		sum.add(last)
-		d.screen.printf("   %s v1 %5.1f %%  v2 %5.1f %%  (%d requests/s)\n", bar(last.share("v1")), last.share("v1"), last.share("v2"), last.requests())
+		last = d.load.Take()
+		sum.Add(last)
+		d.screen.printf("   %s v1 %5.1f %%  v2 %5.1f %%  (%d requests/s)\n", bar(last.Share("v1")), last.Share("v1"), last.Share("v2"), last.Requests())
 	}
 	return last
 }
 
-func (d *demo) noRule(ctx context.Context, sum *tally) error {
+func (d *demo) noRule(ctx context.Context, sum *openloop.Tally) error {
 	d.watch(ctx, sum, 3)
-	if sum.failedPosts > 0 {
-		return fmt.Errorf("%d POSTs failed with every instance alive", sum.failedPosts)
+	if sum.FailedPosts > 0 {
+		return fmt.Errorf("%d POSTs failed with every instance alive", sum.FailedPosts)
 	}
-	if got := sum.share("v1"); math.Abs(got-66.7) > 8 {
+	if got := sum.Share("v1"); math.Abs(got-66.7) > 8 {
 		return fmt.Errorf("v1 has two of three instances and gave %.1f %% of the answers", got)
 	}
 	return nil
 }
 
-func (d *demo) canary(ctx context.Context, sum *tally) error {
+func (d *demo) canary(ctx context.Context, sum *openloop.Tally) error {
 	d.watch(ctx, sum, 1)
 	out, err := d.meshctl(ctx, canaryRule, "rule", "apply", "-f", "-", "--author", "demo", "--reason", "first canary of v2")
 	if err != nil {
@@ -123,16 +125,16 @@ func (d *demo) canary(ctx context.Context, sum *tally) error {
 	}
 	d.screen.printf("%s", indent(out))
 	last := d.watch(ctx, sum, 4)
-	if sum.failedPosts > 0 {
-		return fmt.Errorf("%d POSTs failed with every instance alive", sum.failedPosts)
+	if sum.FailedPosts > 0 {
+		return fmt.Errorf("%d POSTs failed with every instance alive", sum.FailedPosts)
 	}
-	if got := last.share("v1"); math.Abs(got-90) > 6 {
+	if got := last.Share("v1"); math.Abs(got-90) > 6 {
 		return fmt.Errorf("v1 gave %.1f %% of the answers, want about 90 %%", got)
 	}
 	return nil
 }
 
-func (d *demo) killEcho(ctx context.Context, sum *tally) error {
+func (d *demo) killEcho(ctx context.Context, sum *openloop.Tally) error {
 	before, err := d.retries(ctx)
 	if err != nil {
 		return err
@@ -154,7 +156,7 @@ func (d *demo) killEcho(ctx context.Context, sum *tally) error {
 	return nil
 }
 
-func (d *demo) restartMeshServer(ctx context.Context, sum *tally) error {
+func (d *demo) restartMeshServer(ctx context.Context, sum *openloop.Tally) error {
 	if err := d.meshserver.stop(); err != nil {
 		return err
 	}
@@ -163,7 +165,7 @@ func (d *demo) restartMeshServer(ctx context.Context, sum *tally) error {
 	return d.backUp(ctx, sum)
 }
 
-func (d *demo) killMeshServer(ctx context.Context, sum *tally) error {
+func (d *demo) killMeshServer(ctx context.Context, sum *openloop.Tally) error {
 	if err := d.meshserver.kill(); err != nil {
 		return err
 	}
@@ -173,17 +175,17 @@ func (d *demo) killMeshServer(ctx context.Context, sum *tally) error {
 }
 
 // backUp starts MeshServer again and checks that the rule is in force everywhere.
-func (d *demo) backUp(ctx context.Context, sum *tally) error {
+func (d *demo) backUp(ctx context.Context, sum *openloop.Tally) error {
 	if err := d.startMeshServer(ctx); err != nil {
 		return err
 	}
 	d.screen.printf("   MeshServer is back\n")
 	d.watch(ctx, sum, 3)
-	if got := sum.share("v1"); math.Abs(got-90) > 6 {
+	if got := sum.Share("v1"); math.Abs(got-90) > 6 {
 		return fmt.Errorf("v1 gave %.1f %% of the answers, want about 90 %% all the while", got)
 	}
-	if sum.failedPosts > 0 {
-		return fmt.Errorf("%d POSTs failed", sum.failedPosts)
+	if sum.FailedPosts > 0 {
+		return fmt.Errorf("%d POSTs failed", sum.FailedPosts)
 	}
 	return nil
 }

@@ -122,14 +122,20 @@ func (s *suite) lag(ctx context.Context, name string) (err error) {
 	if err := l.changes(ctx); err != nil {
 		return err
 	}
-	slices.Sort(l.used)
-	slices.Sort(l.wrote)
+	after := make([]time.Duration, lagChanges)
+	for i := range after {
+		after[i] = max(0, l.used[i]-l.wrote[i])
+	}
+	for _, all := range [][]time.Duration{l.used, l.wrote, after} {
+		slices.Sort(all)
+	}
 	at := func(all []time.Duration, p float64) float64 {
 		return ms(all[min(len(all)-1, int(p*float64(len(all))))])
 	}
 	s.results.add(registryLag, name, 0,
 		figure{"p50_ms", at(l.used, 0.5)}, figure{"p99_ms", at(l.used, 0.99)}, figure{"max_ms", at(l.used, 1)},
-		figure{"write_p50_ms", at(l.wrote, 0.5)}, figure{"write_p99_ms", at(l.wrote, 0.99)})
+		figure{"write_p50_ms", at(l.wrote, 0.5)}, figure{"write_p99_ms", at(l.wrote, 0.99)},
+		figure{"after_write_p50_ms", at(after, 0.5)}, figure{"after_write_p99_ms", at(after, 0.99)})
 	return nil
 }
 

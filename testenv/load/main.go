@@ -11,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/testenv/load/registry"
 	"github.com/isthmus-mesh/isthmus/testenv/load/subject"
+	"github.com/isthmus-mesh/isthmus/testenv/peers/cache"
 	"github.com/isthmus-mesh/isthmus/xds/server/servertest"
 )
 
@@ -116,7 +118,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "load: %v\n", err)
 		os.Exit(2)
 	}
-	exit(run(ctx, o))
+	exit(run(ctx, o, os.Stdout))
 }
 
 func exit(err error) {
@@ -127,7 +129,8 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func run(ctx context.Context, o options) (err error) {
+// run measures and writes the figures to out.
+func run(ctx context.Context, o options, out io.Writer) (err error) {
 	// Children inherit the limit only when it was set here.
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
@@ -152,7 +155,10 @@ func run(ctx context.Context, o options) (err error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
-	began := time.Now()
+	m, err := newMachine()
+	if err != nil {
+		return err
+	}
 	s, err := newSuite(ctx, o, dir)
 	if err != nil {
 		return err
@@ -163,19 +169,26 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err // what was measured before is shown, but is no result
 	}
-	s.say("%d rounds in %v", o.rounds, time.Since(began).Round(time.Second))
+	if err := s.sayMachine(m); err != nil {
+		return err
+	}
 	if o.picture != "" {
 		if err := s.results.writePicture(o.picture); err != nil {
 			return err
 		}
 		s.say("picture: %s", o.picture)
 	}
-	return s.results.writeJSON(os.Stdout)
+	return s.results.writeJSON(out)
 }
 
 // build compiles the product into bin.
 func build(ctx context.Context, bin string) error {
+	root, err := cache.Repository()
+	if err != nil {
+		return err
+	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin+"/", "./cmd/meshserver", "./cmd/sidecar")
+	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}

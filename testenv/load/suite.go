@@ -83,6 +83,20 @@ func (s *suite) say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, format+"\n", args...)
 }
 
+// sayMachine says how long everything took, where, and how undisturbed.
+func (s *suite) sayMachine(m machine) error {
+	others, err := m.others()
+	if err != nil {
+		return err
+	}
+	where, err := describe()
+	if err != nil {
+		return err
+	}
+	s.say("\n%d rounds in %v on %s; other programs used %.0f %% of the cores meanwhile", s.options.rounds, time.Since(m.began).Round(time.Second), where, 100*others)
+	return nil
+}
+
 func (s *suite) wants(bench string) bool { return slices.Contains(s.only, bench) }
 
 // part is a group of benchmarks that share what they start.

@@ -13,7 +13,7 @@ const serveXDS = "serve-xds"
 
 const (
 	xdsStreams = 1000
-	xdsUpdates = 50
+	xdsUpdates = 40
 )
 
 func xdsShape() servertest.Shape { return servertest.Shape{Clusters: 200, Endpoints: 10} }

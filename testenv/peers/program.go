@@ -3,6 +3,7 @@ package peers
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -41,4 +42,26 @@ func answers200(ctx context.Context, url string) error {
 		return fmt.Errorf("%s answers %d: %.200s", url, status, text)
 	}
 	return nil
+}
+
+// httpGet returns the body and status of a GET that takes at most 2 s. The token
+// is Consul's; empty sends none.
+func httpGet(ctx context.Context, client *http.Client, url, consulToken string) (string, int, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", 0, err
+	}
+	req.Close = true // leave no connection behind
+	if consulToken != "" {
+		req.Header.Set("X-Consul-Token", consulToken)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", 0, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	return string(body), resp.StatusCode, err
 }

@@ -73,13 +73,13 @@ func (c *Config) fill() error {
 	c.MaxResponseBytes = cmp.Or(c.MaxResponseBytes, 64<<20)
 	var errs []error
 	if c.Node.GetId() == "" {
-		errs = append(errs, errors.New("Node needs an id"))
+		errs = append(errs, errors.New("no Node with an id"))
 	}
 	if len(c.Targets) == 0 {
-		errs = append(errs, errors.New("Targets is empty"))
+		errs = append(errs, errors.New("no Targets"))
 	}
 	if c.Handler == nil {
-		errs = append(errs, errors.New("Handler is required"))
+		errs = append(errs, errors.New("no Handler"))
 	}
 	if c.MinBackoff < 0 || c.MaxBackoff < c.MinBackoff {
 		errs = append(errs, fmt.Errorf("MinBackoff %v and MaxBackoff %v are no range", c.MinBackoff, c.MaxBackoff))
@@ -198,6 +198,10 @@ func (c *Client) setConnected(target string) {
 	}
 }
 
+// recvWindow is fixed: to size it gRPC would ping the server after each response, which
+// costs the server as much as the response.
+const recvWindow = 1 << 20
+
 // Keepalive finds a dead server that no packet tells about.
 const (
 	pingAfter   = 30 * time.Second
@@ -256,6 +260,8 @@ func (c *Client) connect(ctx context.Context, target string) (answered bool, err
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: c.cfg.ConnectTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(c.cfg.MaxResponseBytes)),
+		grpc.WithStaticStreamWindowSize(recvWindow),
+		grpc.WithStaticConnWindowSize(recvWindow),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
 	}, c.cfg.DialOptions...)

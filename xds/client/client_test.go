@@ -297,7 +297,7 @@ func TestListenersAreAskedForOnceClustersAreWarm(t *testing.T) {
 
 func TestConfigMistakesAreReportedTogether(t *testing.T) {
 	_, err := client.New(client.Config{MinBackoff: -1})
-	for _, want := range []string{"Node needs an id", "Targets is empty", "Handler is required", "MinBackoff"} {
+	for _, want := range []string{"no Node with an id", "no Targets", "no Handler", "MinBackoff"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want it to contain %q", err, want)
 		}

@@ -70,7 +70,9 @@ func (s *session) run(ctx context.Context, conn grpc.ClientConnInterface) error 
 	s.stream = stream
 	responses := make(chan *discoveryv3.DeltaDiscoveryResponse)
 	ended := make(chan error, 1)
+	gone := make(chan struct{})
 	go func() {
+		defer close(gone)
 		for {
 			m, err := stream.Recv()
 			if err != nil {
@@ -87,7 +89,7 @@ func (s *session) run(ctx context.Context, conn grpc.ClientConnInterface) error 
 	}()
 	defer func() {
 		cancel(nil)
-		<-ended
+		<-gone
 	}()
 	warm := time.NewTimer(cfg.WarmTimeout)
 	defer warm.Stop()
@@ -111,7 +113,6 @@ func (s *session) run(ctx context.Context, conn grpc.ClientConnInterface) error 
 		case <-warm.C:
 			s.cold = false
 		case err := <-ended:
-			ended <- err // for the deferred wait
 			return cause(ctx, err)
 		}
 	}
@@ -123,7 +124,6 @@ func (s *session) end(ctx context.Context, responses chan *discoveryv3.DeltaDisc
 		select {
 		case <-responses: // received before the end; no answer can reach the server
 		case err := <-ended:
-			ended <- err // for the deferred wait
 			return cause(ctx, err)
 		}
 	}

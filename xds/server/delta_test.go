@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"maps"
 	"testing"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -238,9 +239,7 @@ func TestDeltaSplitsLargeResponses(t *testing.T) {
 		if len(r.bodies) > 2 {
 			t.Errorf("response %v, want at most 2 resources", r)
 		}
-		for n, v := range r.bodies {
-			got[n] = v
-		}
+		maps.Copy(got, r.bodies)
 		c.ack(r)
 	}
 	if len(got) != 5 {

@@ -78,16 +78,17 @@ func FuzzRequests(f *testing.F) {
 				}
 			}
 		}
+		w.Put(rds("fresh", 1)) // nobody can hold it yet
 		settle(c, last)
 		c.cancel()
 		eventually(t, "the stream leaves", func() bool { return w.Joined() == 0 })
 	})
 }
 
-// settle acknowledges what comes until a new route is answered.
+// settle acknowledges what comes until the fresh route is there.
 func settle(c *rawClient, last map[resource.Type]response) {
 	c.t.Helper()
-	const name = "probe-1"
+	const name = "fresh"
 	ask := func() {
 		if c.delta {
 			c.subscribe(resource.Route, name)

@@ -31,7 +31,7 @@ type slot struct {
 	onDemand bool
 	// refused holds versions that a stream refused and none acknowledged.
 	refused map[wire.Version]struct{}
-	refs    int32 // entries of streams; atomic, freed under group.mu alone
+	refs    atomic.Int32 // entries of streams; a slot is freed under group.mu alone
 }
 
 // keptRefused bounds slot.refused: a name whose content changes that often while
@@ -283,7 +283,7 @@ func (t *table) intern(name string) id {
 // name in vain, and no harm is done.
 func (t *table) release(i id) {
 	s := &t.slots[i]
-	if s.item != nil || atomic.LoadInt32(&s.refs) > 0 {
+	if s.item != nil || s.refs.Load() > 0 {
 		return
 	}
 	delete(t.index, s.name)

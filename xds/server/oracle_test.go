@@ -208,7 +208,9 @@ func serveReference(t *testing.T, c cache.Cache) *grpc.ClientConn {
 		_ = conn.Close()
 		cancel()
 		g.Stop()
-		<-done
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	})
 	return conn
 }

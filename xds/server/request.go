@@ -3,7 +3,6 @@ package server
 import (
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/xds/resource"
@@ -123,8 +122,8 @@ func (st *stream) refused(t resource.Type, sub *subscription, r *request, change
 			others = append(others, c)
 		}
 	}
-	halve := false
-	if len(blamed) == 0 {
+	halve, named := false, len(blamed) > 0
+	if !named {
 		blamed, others = sent(others), nil
 		// Nobody is named: send half as many at a time until the culprit is alone.
 		halve = len(blamed) > 1 && (st.delta || !fullState(t))
@@ -154,7 +153,17 @@ func (st *stream) refused(t resource.Type, sub *subscription, r *request, change
 		names[k] = tab.slots[c.id].name
 	}
 	g.mu.RUnlock()
-	return others, st.refuse(t, sub, blamed, names, r.detail, now)
+	return others, st.refuse(t, sub, blamed, names, named, clip(r.detail), now)
+}
+
+// maxDetail bounds the error text that is kept of a refusal, in bytes.
+const maxDetail = 4 << 10
+
+func clip(detail string) string {
+	if len(detail) <= maxDetail {
+		return detail
+	}
+	return strings.ToValidUTF8(strings.Clone(detail[:maxDetail]), "") + " ..."
 }
 
 func sent(changes []change) []change {
@@ -170,8 +179,8 @@ func (st *stream) requeue(sub *subscription, changes []change) {
 	}
 }
 
-// refuse records the refusal of each of blamed.
-func (st *stream) refuse(t resource.Type, sub *subscription, blamed []change, names []string, detail string, now time.Time) []status.Refusal {
+// refuse records the refusal of each of blamed; named says that the client named them.
+func (st *stream) refuse(t resource.Type, sub *subscription, blamed []change, names []string, named bool, detail string, now time.Time) []status.Refusal {
 	reports := make([]status.Refusal, 0, len(blamed))
 	for k, c := range blamed {
 		report := status.Refusal{
@@ -179,7 +188,7 @@ func (st *stream) refuse(t resource.Type, sub *subscription, blamed []change, na
 			Version: c.ver.String(), Detail: detail,
 		}
 		// Only a refusal that is clearly this resource's counts against it.
-		if len(blamed) == 1 || mentions(detail, names[k]) {
+		if len(blamed) == 1 || named {
 			res, quarantined := st.group.refuse(t, c.id, c.ver)
 			report.Quarantined = quarantined
 			if res != nil {
@@ -231,20 +240,20 @@ func continues(rest string) bool {
 	return rest != "" && nameByte(rest[0])
 }
 
-// intern returns the ids of names; each gets a reference that insertAll's do not
+// internAll returns the ids of names; each gets a reference that insertAll's do not
 // include and unref gives back. The group's lock is held for writing.
 func (tab *table) internAll(names []string) []id {
 	ids := make([]id, len(names))
 	for k, name := range names {
 		ids[k] = tab.intern(name)
-		atomic.AddInt32(&tab.slots[ids[k]].refs, 1)
+		tab.slots[ids[k]].refs.Add(1)
 	}
 	return ids
 }
 
 func (tab *table) unref(ids []id) {
 	for _, i := range ids {
-		atomic.AddInt32(&tab.slots[i].refs, -1)
+		tab.slots[i].refs.Add(-1)
 		tab.release(i)
 	}
 }

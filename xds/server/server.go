@@ -160,7 +160,6 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ReadBufferSize(readBuffer),
 		grpc.WriteBufferSize(writeBuffer),
-		grpc.SharedWriteBuffer(true),
 		grpc.StaticStreamWindowSize(recvWindow),
 		grpc.StaticConnWindowSize(recvWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
@@ -241,8 +240,6 @@ type (
 	deltaStream = grpc.BidiStreamingServer[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
 )
 
-func only(t resource.Type) *resource.Type { return &t }
-
 type ads struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
 	srv *Server
@@ -256,16 +253,16 @@ type sds struct {
 	srv *Server
 }
 
-func (s sds) StreamSecrets(g sotwStream) error { return s.srv.serve(g, false, only(resource.Secret)) }
-func (s sds) DeltaSecrets(g deltaStream) error { return s.srv.serve(g, true, only(resource.Secret)) }
+func (s sds) StreamSecrets(g sotwStream) error { return s.srv.serve(g, false, new(resource.Secret)) }
+func (s sds) DeltaSecrets(g deltaStream) error { return s.srv.serve(g, true, new(resource.Secret)) }
 
 type cds struct {
 	clusterv3.UnimplementedClusterDiscoveryServiceServer
 	srv *Server
 }
 
-func (s cds) StreamClusters(g sotwStream) error { return s.srv.serve(g, false, only(resource.Cluster)) }
-func (s cds) DeltaClusters(g deltaStream) error { return s.srv.serve(g, true, only(resource.Cluster)) }
+func (s cds) StreamClusters(g sotwStream) error { return s.srv.serve(g, false, new(resource.Cluster)) }
+func (s cds) DeltaClusters(g deltaStream) error { return s.srv.serve(g, true, new(resource.Cluster)) }
 
 type eds struct {
 	endpointv3.UnimplementedEndpointDiscoveryServiceServer
@@ -273,11 +270,11 @@ type eds struct {
 }
 
 func (s eds) StreamEndpoints(g sotwStream) error {
-	return s.srv.serve(g, false, only(resource.Endpoints))
+	return s.srv.serve(g, false, new(resource.Endpoints))
 }
 
 func (s eds) DeltaEndpoints(g deltaStream) error {
-	return s.srv.serve(g, true, only(resource.Endpoints))
+	return s.srv.serve(g, true, new(resource.Endpoints))
 }
 
 type lds struct {
@@ -286,11 +283,11 @@ type lds struct {
 }
 
 func (s lds) StreamListeners(g sotwStream) error {
-	return s.srv.serve(g, false, only(resource.Listener))
+	return s.srv.serve(g, false, new(resource.Listener))
 }
 
 func (s lds) DeltaListeners(g deltaStream) error {
-	return s.srv.serve(g, true, only(resource.Listener))
+	return s.srv.serve(g, true, new(resource.Listener))
 }
 
 type rds struct {
@@ -298,5 +295,5 @@ type rds struct {
 	srv *Server
 }
 
-func (s rds) StreamRoutes(g sotwStream) error { return s.srv.serve(g, false, only(resource.Route)) }
-func (s rds) DeltaRoutes(g deltaStream) error { return s.srv.serve(g, true, only(resource.Route)) }
+func (s rds) StreamRoutes(g sotwStream) error { return s.srv.serve(g, false, new(resource.Route)) }
+func (s rds) DeltaRoutes(g deltaStream) error { return s.srv.serve(g, true, new(resource.Route)) }

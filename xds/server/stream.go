@@ -235,6 +235,7 @@ func (s *Server) serve(gs grpc.ServerStream, delta bool, only *resource.Type) (e
 				return errNoNode()
 			}
 			st.node = req.node
+			st.node.Extensions = nil // Envoy's are 60 KB, and nobody asks for them
 			if err := s.join(st); err != nil {
 				return err
 			}

@@ -3,7 +3,6 @@ package server
 import (
 	"cmp"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/xds/resource"
@@ -86,7 +85,7 @@ func (sub *subscription) find(i id) *entry {
 func (sub *subscription) insert(tab *table, i id) *entry {
 	at, ok := slices.BinarySearchFunc(sub.entries, i, func(e entry, i id) int { return cmp.Compare(e.id, i) })
 	if !ok {
-		atomic.AddInt32(&tab.slots[i].refs, 1)
+		tab.slots[i].refs.Add(1)
 		sub.entries = slices.Insert(sub.entries, at, entry{id: i})
 	}
 	return &sub.entries[at]
@@ -114,7 +113,7 @@ func (sub *subscription) insertAll(tab *table, ids []id) {
 		if k > 0 && ids[k-1] == i || len(old) > 0 && old[0].id == i {
 			continue
 		}
-		atomic.AddInt32(&tab.slots[i].refs, 1)
+		tab.slots[i].refs.Add(1)
 		merged = append(merged, entry{id: i})
 	}
 	sub.entries = append(merged, old...)
@@ -176,7 +175,7 @@ func (sub *subscription) deleteFunc(tab *table, drop func(*entry) bool) {
 		sub.setExplicit(e, false)
 		sub.setVer(tab, e, wire.None)
 		delete(sub.refusals, e.id)
-		atomic.AddInt32(&tab.slots[e.id].refs, -1)
+		tab.slots[e.id].refs.Add(-1)
 		tab.release(e.id)
 	}
 	sub.entries = kept

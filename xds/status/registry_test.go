@@ -43,6 +43,9 @@ func TestNewestRefusalsAreKept(t *testing.T) {
 	const n = 1500
 	for i := range n {
 		r.Record(status.Refusal{Name: fmt.Sprint(i)})
+		if i%100 != 0 {
+			continue
+		}
 		if newest := r.Refusals()[0].Name; newest != fmt.Sprint(i) {
 			t.Fatalf("newest refusal %s, want %d", newest, i)
 		}

@@ -65,8 +65,12 @@ func serviceListener(in Inputs, client scope.Client, port model.Port, name strin
 	return l, keys(r.origins...), err
 }
 
+// connectAttempts is how many hosts a TCP connection tries before it is given up:
+// as long as none took it, nothing was sent that could arrive twice.
+const connectAttempts = 3
+
 func tcpProxy(to []weighted, log []*accesslogv3.AccessLog) *tcpv3.TcpProxy {
-	out := &tcpv3.TcpProxy{StatPrefix: to[0].cluster, AccessLog: log}
+	out := &tcpv3.TcpProxy{StatPrefix: to[0].cluster, AccessLog: log, MaxConnectAttempts: wrapperspb.UInt32(connectAttempts)}
 	if len(to) == 1 {
 		out.ClusterSpecifier = &tcpv3.TcpProxy_Cluster{Cluster: to[0].cluster}
 		return out

@@ -16,6 +16,10 @@ const maxReply = 64 << 20
 // ZooKeeper sends some 40 bytes. The client library sets no bound of its own.
 const maxGreeting = 4 << 10
 
+// greetingTime bounds the wait for that answer. Measured: a server that is just
+// starting may take a connection and never answer it; the next try succeeds.
+const greetingTime = 3 * time.Second
+
 // minReply is a reply's header; the library's decoder slices behind it unchecked.
 const minReply = 16
 
@@ -77,7 +81,11 @@ func (g *guard) follow(p []byte) error {
 // SetReadDeadline implements net.Conn. The library waits without end, or for
 // minutes, where this connection waits for limit.
 func (g *guard) SetReadDeadline(t time.Time) error {
-	if last := time.Now().Add(g.limit); t.IsZero() || t.After(last) {
+	limit := g.limit
+	if !g.greeted {
+		limit = min(limit, greetingTime)
+	}
+	if last := time.Now().Add(limit); t.IsZero() || t.After(last) {
 		t = last
 	}
 	return g.Conn.SetReadDeadline(t)

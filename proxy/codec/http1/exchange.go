@@ -160,8 +160,7 @@ func (k *call) answered() bool {
 	if r.status == 101 && !k.websocket {
 		return k.fail(codec.BadResponse) // nobody asked
 	}
-	resend := k.freeze()
-	k.step = k.exchange.Answered(r, resend, k.first)
+	k.judgeHead()
 	if k.step.Action == codec.Send {
 		k.phase = phaseRetry
 		return true

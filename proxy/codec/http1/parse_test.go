@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -14,6 +16,37 @@ const limit = 60 << 10
 var sample = []byte("GET /v1/orders/4711?expand=lines HTTP/1.1\r\nHost: orders.default.svc.cluster.local:8080\r\n" +
 	"User-Agent: curl/8.5.0\r\nAccept: */*\r\nX-Request-Id: 8f4d1a52-7a8f-4b53-9e55-8d1c2a7e1f6a\r\nCookie: session=abcdef0123456789\r\n" +
 	"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nAccept-Encoding: gzip\r\n\r\n")
+
+// captured are requests as clients send them.
+func captured(t testing.TB) (all [][]byte) {
+	t.Helper()
+	names, err := filepath.Glob("testdata/*.http")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+func TestCapturedRequestsAreWhole(t *testing.T) {
+	for _, b := range captured(t) {
+		k := &call{in: bufferOf(b)}
+		if done, err := parsePieces(&k.req, b, 7); !done || err != nil {
+			t.Errorf("%.30q: %v, %v", b, done, err)
+			continue
+		}
+		k.rewindBody(limit)
+		if whole, err := k.bodyWhole(); !whole || err != nil {
+			t.Errorf("%.30q: body %v, %v", b, whole, err)
+		}
+	}
+}
 
 // parsePieces parses b, of which step bytes more are there each time.
 func parsePieces(r *request, b []byte, step int) (done bool, err *malformed) {
@@ -82,6 +115,9 @@ func TestParsingDoesNotAllocate(t *testing.T) {
 // alike, head and body.
 func FuzzRequest(f *testing.F) {
 	f.Add(sample)
+	for _, b := range captured(f) {
+		f.Add(b)
+	}
 	for _, s := range []string{
 		"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
 		"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nT: 1\r\n\r\n",

@@ -118,15 +118,19 @@ func (k *call) receive() {
 	}
 }
 
-// freeze reports whether the request can be sent again, and if so keeps it.
-func (k *call) freeze() bool {
-	if !k.upload.running {
-		return true
+// judgeHead asks the exchange about the response head. Meanwhile the other
+// goroutine cannot give up keeping the body, and if it is to be sent again it
+// stays. The lock is held over the call, which does not block.
+func (k *call) judgeHead() {
+	u := &k.upload
+	if !u.running {
+		k.step = k.exchange.Answered(&k.resp, true, k.first)
+		return
 	}
-	k.upload.mu.Lock()
-	defer k.upload.mu.Unlock()
-	k.upload.frozen = k.upload.kept
-	return k.upload.kept
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	k.step = k.exchange.Answered(&k.resp, u.kept, k.first)
+	u.frozen = u.kept && k.step.Action == codec.Send
 }
 
 // drop gives up keeping the body, if it may.

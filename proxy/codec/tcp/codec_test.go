@@ -1,6 +1,7 @@
 package tcp_test
 
 import (
+	_ "embed"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -11,8 +12,16 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// What a Redis client and server say.
+var (
+	//go:embed testdata/ping
+	ping []byte
+	//go:embed testdata/pong
+	pong []byte
+)
+
 func TestConformance(t *testing.T) {
 	codectest.Run(t, tcp.New(), codectest.Samples{
-		Request: []byte("ping"), Response: []byte("pong"), OneExchange: true,
+		Request: ping, Response: pong, OneExchange: true,
 	})
 }

@@ -128,15 +128,19 @@ func (p *Process) Stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop %s: %w", p.name, err)
 	}
+	var late error
 	select {
 	case <-p.done:
-		return nil
 	case <-time.After(stopTime):
+		late = fmt.Errorf("stop %s: still there after %v", p.name, stopTime)
 	}
 	// The whole group is ours: it was made for this child.
 	err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	if errors.Is(err, syscall.ESRCH) { // as it should be: nobody is left
+		err = nil
+	}
 	<-p.done
-	return errors.Join(fmt.Errorf("stop %s: still there after %v", p.name, stopTime), err)
+	return errors.Join(late, err)
 }
 
 // Pids returns the program and its descendants in its process group.

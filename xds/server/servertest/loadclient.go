@@ -204,7 +204,8 @@ type member struct {
 
 func (c *crowd) open(ctx context.Context, addr string, i int) (*member, error) {
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
-		grpc.WithReadBufferSize(4<<10), grpc.WithSharedWriteBuffer(true), grpc.WithDisableServiceConfig(),
+		grpc.WithReadBufferSize(4<<10), grpc.WithDisableServiceConfig(),
+		grpc.WithStaticStreamWindowSize(1<<20), grpc.WithStaticConnWindowSize(1<<20), // as xds/client
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(64<<20)))
 	if err != nil {
 		return nil, err

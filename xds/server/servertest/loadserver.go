@@ -194,7 +194,7 @@ func newLinearCache(ctx context.Context, shape Shape) (*subject, error) {
 		Caches:        map[string]cache.Cache{resource.Cluster.URL(): clusters, resource.Endpoints.URL(): endpoints},
 	}
 	// The transport is tuned as ours is: the engines are compared.
-	g := grpc.NewServer(grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(8<<10), grpc.SharedWriteBuffer(true),
+	g := grpc.NewServer(grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(8<<10),
 		grpc.StaticStreamWindowSize(256<<10), grpc.StaticConnWindowSize(256<<10))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, gcpserver.NewServer(ctx, mux, nil))
 	return &subject{

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/isthmus-mesh/isthmus/xds/server"
@@ -57,6 +58,7 @@ func serve(t testing.TB, w *World, cfg server.Config, lis net.Listener) {
 	g := grpc.NewServer(s.ServerOptions()...)
 	s.Register(g)
 	status.NewCSDS(cfg.Status).Register(g)
+	reflection.Register(g)
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(lis) }()
 	t.Cleanup(func() {

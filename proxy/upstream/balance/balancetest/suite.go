@@ -52,7 +52,7 @@ func Run(t *testing.T, p balance.Policy, tolerance float64) {
 			for _, w := range weights {
 				total += float64(w)
 			}
-			for i, got := range Shares(p, Members(weights...), 40000) {
+			for i, got := range Shares(p, Members(weights...), 20000) {
 				if want := float64(weights[i]) / total; math.Abs(got-want) > tolerance {
 					t.Errorf("member %d: got %.4f of the picks, want %.4f within %.3f", i, got, want, tolerance)
 				}
