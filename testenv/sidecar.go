@@ -41,8 +41,8 @@ func (m *Mesh) Sidecar(w Workload) *Sidecar {
 	if w.Version != "" {
 		fmt.Fprintf(&b, ", labels: {version: %s}", w.Version)
 	}
-	fmt.Fprintf(&b, "}\nmeshserver: [%q]\napi: %q\nhttpProxy: %q\nadmin: %q\nreadiness: off\nmetrics: off\nlease: 3s\ndrainTime: 2s\ndataDir: %s\n",
-		m.XDS, m.API, s.Proxy, s.Admin, filepath.Join(m.dir, w.Name))
+	fmt.Fprintf(&b, "}\nmeshserver: [%q]\napi: %q\nhttpProxy: %q\nadmin: %q\nreadiness: off\nmetrics: off\nlease: 3s\ndrainTime: 2s\naccessLog: {path: /tmp/acc-%s.log}\ndataDir: %s\n",
+		m.XDS, m.API, s.Proxy, s.Admin, w.Name, filepath.Join(m.dir, w.Name))
 	if w.Port != "" {
 		s.Inbound = freeAddr(m.t)
 		fmt.Fprintf(&b, "inbound:\n- {app: %q, listen: %q, protocol: %s", w.Port, s.Inbound, protocolOr(w.Protocol, "http"))
