@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -16,6 +17,8 @@ type Sidecar struct {
 	Proxy string
 	// Inbound is where it listens for its application; empty without one.
 	Inbound string
+	// AccessLog is the file of its access log.
+	AccessLog string
 }
 
 // Workload says what a sidecar stands beside.
@@ -35,14 +38,14 @@ type Workload struct {
 // Sidecar starts a sidecar and returns once it is ready.
 func (m *Mesh) Sidecar(w Workload) *Sidecar {
 	m.t.Helper()
-	s := &Sidecar{Admin: freeAddr(m.t), Proxy: freeAddr(m.t)}
+	s := &Sidecar{Admin: freeAddr(m.t), Proxy: freeAddr(m.t), AccessLog: filepath.Join(m.dir, w.Name+".access.log")}
 	var b strings.Builder
 	fmt.Fprintf(&b, "workload: {name: %s, app: %s", w.Name, w.App)
 	if w.Version != "" {
 		fmt.Fprintf(&b, ", labels: {version: %s}", w.Version)
 	}
-	fmt.Fprintf(&b, "}\nmeshserver: [%q]\napi: %q\nhttpProxy: %q\nadmin: %q\nreadiness: off\nmetrics: off\nlease: 3s\ndrainTime: 2s\naccessLog: {path: /tmp/acc-%s.log}\ndataDir: %s\n",
-		m.XDS, m.API, s.Proxy, s.Admin, w.Name, filepath.Join(m.dir, w.Name))
+	fmt.Fprintf(&b, "}\nmeshserver: [%q]\napi: %q\nhttpProxy: %q\nadmin: %q\nreadiness: off\nmetrics: off\nlease: 3s\ndrainTime: 2s\naccessLog: {path: %s}\ndataDir: %s\n",
+		m.XDS, m.API, s.Proxy, s.Admin, s.AccessLog, filepath.Join(m.dir, w.Name))
 	if w.Port != "" {
 		s.Inbound = freeAddr(m.t)
 		fmt.Fprintf(&b, "inbound:\n- {app: %q, listen: %q, protocol: %s", w.Port, s.Inbound, protocolOr(w.Protocol, "http"))
@@ -62,6 +65,11 @@ func (m *Mesh) Sidecar(w Workload) *Sidecar {
 		}
 		fmt.Fprintf(&b, "- {host: %s, port: %s, address: %s}\n", target[:colon], target[colon+1:], address)
 	}
+	m.t.Cleanup(func() {
+		if text, err := os.ReadFile(s.AccessLog); m.t.Failed() && err == nil {
+			m.t.Logf("access log of %s, its end:\n%s", w.Name, text[max(0, len(text)-2000):])
+		}
+	})
 	s.Process = peers.StartProgram(m.t, peers.Program{
 		Name: w.Name + "'s sidecar", Path: Program(m.t, "sidecar"), Args: []string{"-config", m.write(m.t, w.Name+".yaml", b.String())}, Ready: "http://" + s.Admin + "/ready",
 	})

@@ -46,6 +46,9 @@ func (d Dialer) Connect(client *conn.Conn, step *Step) (*pool.Conn, Failure) {
 	if err != nil {
 		cluster.ReleaseConnection()
 		cluster.Stats.ConnectFailures.Add(shard, 1)
+		if cause != Timeout && step.Host.Refused(client.Now()) {
+			cluster.Stats.FailureEject.Add(shard, 1)
+		}
 		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 			return nil, cause
 		}
@@ -57,6 +60,7 @@ func (d Dialer) Connect(client *conn.Conn, step *Step) (*pool.Conn, Failure) {
 		cluster.ReleaseConnection()
 		return nil, ConnectRefused
 	}
+	step.Host.Answered()
 	cluster.Stats.ConnectionTotal.Add(shard, 1)
 	cluster.Stats.ConnectionActive.Add(shard, 1)
 	up := pool.NewConn(c, func() {

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"slices"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/proxy/clock"
@@ -95,6 +96,7 @@ func (x *exchange) Begin(r router.Request, at clock.Instant) *codec.Step {
 // try picks a host for the next attempt.
 func (x *exchange) try(at clock.Instant) *codec.Step {
 	shard := x.c.Shard()
+	x.choice.Now = at
 	host := x.cluster.Pick(&x.choice)
 	if host == nil {
 		x.cluster.Stats.NoHost.Add(shard, 1)
@@ -146,7 +148,7 @@ func (x *exchange) Answered(r codec.Response, resend bool, at clock.Instant) *co
 		return s
 	}
 	x.endTry(true)
-	return x.again(retry, at)
+	return x.again(retry, at, true)
 }
 
 // Failed implements codec.Exchange.
@@ -167,7 +169,7 @@ func (x *exchange) Failed(f codec.Failure, resend bool, at clock.Instant) *codec
 	if retry != nil && retry.On&retriedAfter(f) != 0 && resend && x.inTime(at) {
 		if x.mayRetry(retry) {
 			x.endTry(true)
-			return x.again(retry, at)
+			return x.again(retry, at, false)
 		}
 	}
 	x.endTry(f != codec.DownstreamBroken)
@@ -198,19 +200,28 @@ func (x *exchange) mayRetry(retry *router.Retry) bool {
 	return true
 }
 
-// again makes the next attempt.
-func (x *exchange) again(retry *router.Retry, at clock.Instant) *codec.Step {
+// again makes the next attempt. It waits first when the host answered and asked
+// for it by its answer, or when no other host is there; a host that died says
+// nothing about the next one.
+func (x *exchange) again(retry *router.Retry, at clock.Instant, answered bool) *codec.Step {
 	x.retrying = true
+	tried := x.tried[:min(x.attempts, maxTried)]
 	if retry.AvoidTried {
-		x.choice.Tried = x.tried[:min(x.attempts, maxTried)]
+		x.choice.Tried = tried
 	}
 	x.choice.Random = random()
 	wait := backoff(retry, x.attempts)
-	if x.step.By != 0 {
-		wait = min(wait, x.step.By.Sub(at))
+	s := x.try(at)
+	if s.Action != codec.Send || !answered && !slices.Contains(tried, s.Host) {
+		return s
 	}
-	s := x.try(at.Add(wait))
+	if s.By != 0 {
+		wait = min(wait, s.By.Sub(at))
+	}
 	s.Wait = wait
+	if s.TryBy != 0 {
+		s.TryBy = s.TryBy.Add(wait)
+	}
 	return s
 }
 

@@ -41,7 +41,7 @@ func (x *tcpSession) Begin(_ router.Request, at clock.Instant) *codec.Step {
 		return x.abort(telemetry.NoClusterFound)
 	}
 	x.step.Cluster, x.step.Settings = x.cluster, x.cluster.Settings()
-	return x.try()
+	return x.try(at)
 }
 
 func (t *TCP) pick(random uint64) *upstream.Cluster {
@@ -63,8 +63,8 @@ func (t *TCP) pick(random uint64) *upstream.Cluster {
 	return nil
 }
 
-func (x *tcpSession) try() *codec.Step {
-	choice := upstream.Choice{Random: random(), Tried: x.tried[:x.attempts]}
+func (x *tcpSession) try(at clock.Instant) *codec.Step {
+	choice := upstream.Choice{Random: random(), Now: at, Tried: x.tried[:x.attempts]}
 	host := x.cluster.Pick(&choice)
 	if host == nil {
 		x.cluster.Stats.NoHost.Add(x.c.Shard(), 1)
@@ -99,11 +99,11 @@ func (x *tcpSession) Answered(codec.Response, bool, clock.Instant) *codec.Step {
 
 // Failed implements codec.Exchange: another host is tried as long as none took
 // the connection.
-func (x *tcpSession) Failed(f codec.Failure, resend bool, _ clock.Instant) *codec.Step {
+func (x *tcpSession) Failed(f codec.Failure, resend bool, at clock.Instant) *codec.Step {
 	x.endTry()
 	connect := f == codec.ConnectRefused || f == codec.ConnectTimeout
 	if connect && resend && x.attempts < min(cmp.Or(x.t.ConnectAttempts, 3), MaxConnectAttempts) {
-		return x.try()
+		return x.try(at)
 	}
 	return x.abort(answers[f].flag)
 }

@@ -3,6 +3,8 @@ package upstream
 import (
 	"net/netip"
 	"slices"
+
+	"github.com/isthmus-mesh/isthmus/proxy/clock"
 )
 
 // Choice is what a policy may look at when it picks a host.
@@ -10,6 +12,7 @@ type Choice struct {
 	Hash    uint64 // of the route's hash policy
 	HasHash bool
 	Random  uint64
+	Now     clock.Instant // which hosts rest
 	// Tried are hosts to avoid while others are there.
 	Tried []*Host
 }

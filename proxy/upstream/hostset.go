@@ -127,7 +127,7 @@ func levelsOf(hosts []*Host) []level {
 	return levels
 }
 
-// maxPicks is how often a policy is asked for a host not tried yet before the
+// maxPicks is how often a policy is asked for an acceptable host before the
 // hosts are searched in order.
 const maxPicks = 5
 
@@ -142,21 +142,34 @@ func (h *hostSet) pick(ch *Choice) *Host {
 	}
 	in := balance.Pick{Random: ch.Random, Hash: ch.Hash, HasHash: ch.HasHash}
 	first := g.hosts[g.picker.Pick(in)]
-	if len(ch.Tried) == 0 || !slices.Contains(ch.Tried, first) {
+	if ch.accepts(first) {
 		return first
 	}
 	for in.Attempt = 1; in.Attempt < maxPicks; in.Attempt++ {
-		if host := g.hosts[g.picker.Pick(in)]; !slices.Contains(ch.Tried, host) {
+		if host := g.hosts[g.picker.Pick(in)]; ch.accepts(host) {
 			return host
 		}
 	}
 	start := int(ch.Random % uint64(len(g.hosts)))
+	var resting *Host
 	for i := range g.hosts {
-		if host := g.hosts[(start+i)%len(g.hosts)]; !slices.Contains(ch.Tried, host) {
+		host := g.hosts[(start+i)%len(g.hosts)]
+		if ch.accepts(host) {
 			return host
 		}
+		if !slices.Contains(ch.Tried, host) {
+			resting = host
+		}
+	}
+	if resting != nil {
+		return resting // better than one that failed this very request
 	}
 	return first // all of them were tried
+}
+
+// accepts reports whether host was not tried yet and is not resting.
+func (ch *Choice) accepts(host *Host) bool {
+	return !host.Resting(ch.Now) && (len(ch.Tried) == 0 || !slices.Contains(ch.Tried, host))
 }
 
 // groupOf spreads by the request's hash if it has one, so that a hash keeps to
