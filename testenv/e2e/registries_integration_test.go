@@ -146,7 +146,15 @@ func TestDubboThroughTwoSidecars(t *testing.T) {
 	envoyInPlace(t, mesh, "--egress", fmt.Sprintf("host=%s,port=20880,address=%s", peers.DubboInterface, envoyAddress))
 	for name, at := range map[string]string{"sidecar": address, "Envoy": envoyAddress} {
 		t.Run("through the "+name, func(t *testing.T) {
-			consumer := peers.StartDubboConsumer(t, peers.DubboConfig{Release: peers.Dubbo3, URL: "dubbo://" + at + ":20880"})
+			// Dubbo takes every host that begins with "127." for the machine's
+			// own address and dials that instead: the address needs a name.
+			hosts := filepath.Join(t.TempDir(), "hosts")
+			if err := os.WriteFile(hosts, []byte(at+" greeting.mesh\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			consumer := peers.StartDubboConsumer(t, peers.DubboConfig{
+				Release: peers.Dubbo3, URL: "dubbo://greeting.mesh:20880", Properties: []string{"jdk.net.hosts.file=" + hosts},
+			})
 			eventually(t, "the call is answered", answers(http.DefaultClient, "http://"+consumer.Addr+"/?name=mesh", "hello mesh from p1"))
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	_ "net/http/pprof" // a measuring tool shows its profile
@@ -65,7 +66,7 @@ func main() {
 	if *logTo != "" {
 		l, err := telemetry.NewAccessLog(telemetry.AccessLogConfig{Open: func() (io.WriteCloser, error) {
 			return os.OpenFile(*logTo, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-		}})
+		}, Log: slog.Default()})
 		if err != nil {
 			log.Fatal(err)
 		}
