@@ -53,6 +53,8 @@ type Config struct {
 	Log       *slog.Logger
 	Level     *slog.LevelVar       // of Log, settable on the admin address; nil: it is not
 	Registry  *prometheus.Registry // nil: one of its own
+	// Conditions are shown by /ready beside the proxy's own; may be nil.
+	Conditions func() []admin.Condition
 	// Admin paths beside the built-in ones, as http.ServeMux patterns.
 	Extra map[string]http.Handler
 }

@@ -40,6 +40,9 @@ func (p *Proxy) Conditions() []admin.Condition {
 	if n := p.store.Waiting(); n > 0 {
 		out = append(out, admin.Condition{Name: "listeners", Detail: fmt.Sprintf("%d wait for routes or clusters", n)})
 	}
+	if p.cfg.Conditions != nil {
+		out = append(out, p.cfg.Conditions()...)
+	}
 	var refused []string
 	for _, r := range p.store.Rejections() {
 		refused = append(refused, r.Error())

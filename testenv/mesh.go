@@ -109,22 +109,26 @@ func (m *Mesh) write(t testing.TB, name, text string) string {
 // Ctl runs meshctl and returns what it printed; the test fails if it fails.
 func (m *Mesh) Ctl(args ...string) string {
 	m.t.Helper()
-	out, err := m.ctl("", args...)
+	out, err := m.Ask(args...)
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	return out
 }
 
+// Ask is Ctl for a meshctl that may fail; the error has what it said.
+func (m *Mesh) Ask(args ...string) (string, error) { return m.AskWith("", args...) }
+
 // Apply puts rules in force.
 func (m *Mesh) Apply(yaml string) {
 	m.t.Helper()
-	if _, err := m.ctl(yaml, "rule", "apply", "-f", "-", "--author", "test"); err != nil {
+	if _, err := m.AskWith(yaml, "rule", "apply", "-f", "-", "--author", "test"); err != nil {
 		m.t.Fatal(err)
 	}
 }
 
-func (m *Mesh) ctl(stdin string, args ...string) (string, error) {
+// AskWith is Ask with something to read on standard input.
+func (m *Mesh) AskWith(stdin string, args ...string) (string, error) {
 	cmd := exec.CommandContext(m.t.Context(), Program(m.t, "meshctl"), append([]string{"--server", m.API}, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr strings.Builder

@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/isthmus-mesh/isthmus/proxy/admin"
 	"github.com/isthmus-mesh/isthmus/xds/api"
 	"github.com/isthmus-mesh/isthmus/xds/model"
 )
@@ -123,12 +124,12 @@ func (r *registrar) fail(err error) {
 	}
 }
 
-// problem says why the workload is not registered; empty when it is.
-func (r *registrar) problem() string {
+// conditions say why the workload is not registered; none when it is.
+func (r *registrar) conditions() []admin.Condition {
 	if p := r.failure.Load(); p != nil {
-		return *p
+		return []admin.Condition{{Name: "registration", Detail: *p}}
 	}
-	return ""
+	return nil
 }
 
 // probe reports whether every port of the application takes connections.

@@ -62,6 +62,7 @@ func run(ctx context.Context, sh *process.Shell, c bootstrap.Config) error {
 	if err != nil {
 		return process.Misuse(err)
 	}
+	cfg.Conditions = reg.conditions
 	p, err := proxy.New(cfg)
 	if err != nil {
 		return err

@@ -129,7 +129,7 @@ func TestWhatTheControlPlaneIsTold(t *testing.T) {
 
 func TestMistakesOfFormAreReportedTogetherWithTheirPlace(t *testing.T) {
 	_, err := Parse("sidecar.yaml", []byte(`workload:
-  nmae: x
+  nam: x
   app: [a]
   weight: -1
   weight: 3
@@ -145,7 +145,7 @@ loopback: &a 127.64.0.0/16
 metrics: *a
 `))
 	want := []string{
-		`sidecar.yaml:2:3: workload.nmae: unknown key, want one of name, namespace, app, labels, address, locality, weight, cluster`,
+		`sidecar.yaml:2:3: workload.nam: unknown key, want one of name, namespace, app, labels, address, locality, weight, cluster`,
 		`sidecar.yaml:3:8: workload.app: want a single value`,
 		`sidecar.yaml:4:11: workload.weight: -1, want 0 to 4294967295`,
 		`sidecar.yaml:5:3: workload.weight: is set in line 4 already`,

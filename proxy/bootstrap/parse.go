@@ -63,7 +63,7 @@ func (p *parser) value(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return // the default stays
 	}
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		if n.Kind != yaml.ScalarNode {
 			p.refuse(path, n, "want a single value")
 		} else if err := u.UnmarshalText([]byte(n.Value)); err != nil {

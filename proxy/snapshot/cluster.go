@@ -165,8 +165,6 @@ func (c *clusterCompiler) limits(m *clusterv3.CircuitBreakers) upstream.Limits {
 }
 
 func (c *clusterCompiler) httpOptions(m *clusterv3.Cluster, s *upstream.Settings) {
-	s.MaxRequestsPerConnection = m.GetMaxRequestsPerConnection().GetValue()
-	c.commonOptions("common_http_protocol_options", m.GetCommonHttpProtocolOptions(), s)
 	for key, packed := range m.GetTypedExtensionProtocolOptions() {
 		at := "typed_extension_protocol_options[" + strconv.Quote(key) + "]"
 		var o httpv3.HttpProtocolOptions

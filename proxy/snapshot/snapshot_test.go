@@ -557,7 +557,9 @@ func TestAFullDiskIsShownAndTriedAgain(t *testing.T) {
 			t.Errorf("after the disk is back: %v", err)
 		}
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
 	})
 }
 

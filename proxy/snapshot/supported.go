@@ -25,7 +25,7 @@ envoy.config.endpoint.v3.Endpoint: address hostname
 `
 
 var clusterSet = fields.Parse(sharedFields + endpointFields + `
-envoy.config.cluster.v3.Cluster: name alt_stat_name type eds_cluster_config connect_timeout lb_policy ring_hash_lb_config least_request_lb_config round_robin_lb_config load_assignment circuit_breakers max_requests_per_connection common_http_protocol_options http_protocol_options typed_extension_protocol_options common_lb_config metadata
+envoy.config.cluster.v3.Cluster: name alt_stat_name type eds_cluster_config connect_timeout lb_policy ring_hash_lb_config least_request_lb_config round_robin_lb_config load_assignment circuit_breakers typed_extension_protocol_options common_lb_config metadata
 envoy.config.cluster.v3.Cluster.EdsClusterConfig: eds_config service_name
 envoy.config.cluster.v3.Cluster.RingHashLbConfig: minimum_ring_size maximum_ring_size hash_function
 envoy.config.cluster.v3.Cluster.LeastRequestLbConfig: choice_count

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/proxy/codec"
@@ -71,12 +72,8 @@ func wantsRetry(retry *router.Retry, r codec.Response) bool {
 		status == 409 && on&router.Retriable4xx != 0:
 		return true
 	}
-	if on&router.RetriableStatusCodes != 0 {
-		for _, code := range retry.StatusCodes {
-			if code == status {
-				return true
-			}
-		}
+	if on&router.RetriableStatusCodes != 0 && slices.Contains(retry.StatusCodes, status) {
+		return true
 	}
 	if on&router.RateLimited != 0 {
 		if _, ok := r.Header("x-envoy-ratelimited"); ok {

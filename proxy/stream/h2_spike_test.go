@@ -3,8 +3,8 @@ package stream_test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -69,7 +69,7 @@ func (h *h2Conn) read(c *conn.Conn, f func(kind http2.FrameType, flags http2.Fla
 		room := h.in.Room()
 		n, err := c.TryRead(room)
 		if err != nil {
-			return err == conn.ErrWouldBlock
+			return errors.Is(err, conn.ErrWouldBlock)
 		}
 		h.in.Filled(n)
 		for {
@@ -182,7 +182,7 @@ func (d *h2Client) Ready(c *conn.Conn) bool {
 		var b [len(http2.ClientPreface)]byte
 		n, err := c.TryRead(b[d.preface:])
 		if err != nil {
-			return err != conn.ErrWouldBlock
+			return !errors.Is(err, conn.ErrWouldBlock)
 		}
 		d.preface += n
 	}
@@ -326,10 +326,9 @@ func h2Bed(t testing.TB) (*bed, *h2Codec) {
 	return b, k
 }
 
-func h2Transport(t testing.TB) *http2.Transport {
-	tr := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, addr)
-	}}
+func h2Transport(t testing.TB) *http.Transport {
+	tr := &http.Transport{Protocols: new(http.Protocols)}
+	tr.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(tr.CloseIdleConnections)
 	return tr
 }

@@ -39,7 +39,6 @@ type bed struct {
 
 	mu    sync.Mutex
 	conns []*conn.Conn
-	log   bytes.Buffer
 }
 
 func settings() upstream.Settings {
@@ -212,7 +211,6 @@ func (c *client) ended() {
 type script struct {
 	net.Listener
 	conns atomic.Int64
-	seen  atomic.Int64 // requests
 }
 
 func newScript(t testing.TB, f func(n int64, c net.Conn, r *bufio.Reader)) *script {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -73,7 +74,7 @@ func TestTCPWithoutAHostIsReset(t *testing.T) {
 		return // so early that connecting noticed
 	}
 	defer c.Close()
-	if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("got %v, want a reset", err)
 	}
 }

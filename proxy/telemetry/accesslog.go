@@ -227,7 +227,7 @@ func (w *logWriter) write(b []byte, lines int64) {
 	}
 	if _, err := w.out.Write(b); err != nil {
 		w.log.dropped.Add(lines)
-		w.fail("access log not written", err)
+		w.fail("write", err)
 		return
 	}
 	w.log.written.Add(lines)
@@ -237,14 +237,14 @@ func (w *logWriter) open() {
 	w.close()
 	out, err := w.log.cfg.Open()
 	if err != nil {
-		w.fail("access log not opened", err)
+		w.fail("open", err)
 		return
 	}
 	w.out = out
 }
 
-func (w *logWriter) fail(what string, err error) {
-	w.log.cfg.Log.Warn(what, "error", err, "dropped", w.log.dropped.Load())
+func (w *logWriter) fail(step string, err error) {
+	w.log.cfg.Log.Warn("access log not written", "step", step, "error", err, "dropped", w.log.dropped.Load())
 	w.close()
 	w.failed = time.Now()
 }

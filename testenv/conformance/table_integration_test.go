@@ -4,7 +4,6 @@ package conformance_test
 
 import (
 	"cmp"
-	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -295,6 +294,6 @@ func TestTheTableCoversEveryEnforcedField(t *testing.T) {
 		t.Errorf("docs/rules.md names %d enforced fields, want at least 80: was its form changed?", fields)
 	}
 	if len(table) < 60 {
-		t.Error(fmt.Sprintf("the table has %d rows, want at least 60", len(table)))
+		t.Errorf("the table has %d rows, want at least 60", len(table))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -77,8 +78,8 @@ func (c *child) stop() error {
 // stopAll ends what still runs, the last started first.
 func (s *stage) stopAll() error {
 	var errs []error
-	for i := len(s.children) - 1; i >= 0; i-- {
-		if c := s.children[i]; !c.ended() {
+	for _, c := range slices.Backward(s.children) {
+		if !c.ended() {
 			errs = append(errs, c.stop())
 		}
 	}
@@ -98,7 +99,7 @@ func (c *child) ended() bool {
 func (c *child) waitServing(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	last := "no answer yet"
+	var last string
 	for {
 		status, body, err := get(ctx, url)
 		switch {

@@ -40,8 +40,14 @@ func get(ctx context.Context, c *http.Client, url string) (int, string, error) {
 		return 0, "", err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(body), err
+	body, err := readAll(resp)
+	return resp.StatusCode, body, err
+}
+
+// readAll is the body of an answer, which may be 4 MiB.
+func readAll(resp *http.Response) (string, error) {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	return string(body), err
 }
 
 // eventually polls until check succeeds; after a minute the test fails with its
@@ -102,7 +108,10 @@ func split(t *testing.T, c *http.Client, url string, n int, names ...string) map
 // shows succeeds when meshctl's answer holds every part.
 func shows(m *testenv.Mesh, parts []string, args ...string) func(context.Context) error {
 	return func(context.Context) error {
-		out := m.Ctl(args...)
+		out, err := m.Ask(args...)
+		if err != nil {
+			return err
+		}
 		for _, part := range parts {
 			if !strings.Contains(out, part) {
 				return fmt.Errorf("meshctl %s printed no %q:\n%s", strings.Join(args, " "), part, out)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/isthmus-mesh/isthmus/testenv"
@@ -40,8 +41,8 @@ spec:
     - {destination: {host: %[1]s, subset: v2}, weight: 10}
 `
 
-// registerInConsul registers an HTTP service as an operator would.
-func registerInConsul(t *testing.T, c *peers.Consul, service, id, addr string) {
+// registerInConsul registers a service as an operator would; meta is key=value.
+func registerInConsul(t *testing.T, c *peers.Consul, service, id, addr string, meta ...string) {
 	t.Helper()
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -51,7 +52,12 @@ func registerInConsul(t *testing.T, c *peers.Consul, service, id, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := json.Marshal(map[string]any{"ID": id, "Name": service, "Address": host, "Port": n})
+	pairs := map[string]string{}
+	for _, m := range meta {
+		key, value, _ := strings.Cut(m, "=")
+		pairs[key] = value
+	}
+	body, err := json.Marshal(map[string]any{"ID": id, "Name": service, "Address": host, "Port": n, "Meta": pairs})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,13 +79,7 @@ func registerInConsul(t *testing.T, c *peers.Consul, service, id, addr string) {
 // returns the address of its explicit proxy.
 func envoyInPlace(t *testing.T, m *testenv.Mesh, more ...string) (proxy string) {
 	t.Helper()
-	proxy = fmt.Sprintf("127.0.0.1:%d", peers.FreePort(t))
-	text := m.Ctl(append([]string{"bootstrap", "--for", "envoy", "--app", "web", "--xds", m.XDS, "--http-proxy", proxy}, more...)...)
-	file := filepath.Join(t.TempDir(), "envoy.yaml")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	peers.StartEnvoy(t, file)
+	_, proxy = startEnvoy(t, m, "web", asWritten, more...)
 	return proxy
 }
 

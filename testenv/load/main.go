@@ -68,7 +68,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&only, "only", "", "`names` of benchmarks, with commas: "+strings.Join(benches(), ",")+"; empty: all")
 	fs.StringVar(&chosen, "subjects", "", "`names` of subjects, with commas: "+strings.Join(subjects(), ",")+"; empty: all")
 	fs.IntVar(&o.rounds, "rounds", 5, "how often each subject is measured")
-	fs.DurationVar(&o.measure, "measure", 4*time.Second, "measured time of one HTTP run")
+	fs.DurationVar(&o.measure, "measure", 4*time.Second, "measured time of each subject in an HTTP benchmark, in a round")
 	fs.StringVar(&o.picture, "picture", "", "`file` for the picture; default testenv/load/bench.svg when everything is measured, else none")
 	fs.StringVar(&o.profile, "profile", "", "`file` for a CPU profile of the sidecar under saturation, which costs it some speed")
 	if err := fs.Parse(args); err != nil {
@@ -94,8 +94,8 @@ func parse(args []string) (options, error) {
 	if o.rounds < 1 {
 		errs = append(errs, fmt.Errorf("-rounds: %d, want at least 1", o.rounds))
 	}
-	if o.measure < 100*time.Millisecond {
-		errs = append(errs, fmt.Errorf("-measure: %v, want at least 100ms", o.measure))
+	if o.measure < time.Second {
+		errs = append(errs, fmt.Errorf("-measure: %v, want at least 1s", o.measure))
 	}
 	if o.picture == "" && only == "" && chosen == "" {
 		o.picture = filepath.Join("testenv", "load", "bench.svg")

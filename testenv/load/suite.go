@@ -104,7 +104,8 @@ type part struct {
 	name     string
 	benches  []string
 	subjects []string
-	measure  func(ctx context.Context, name string) error
+	// measure makes one round of the subjects, in the given order.
+	measure func(ctx context.Context, subjects []string) error
 }
 
 // rounds measures everything in turns, so that what else this machine does falls on
@@ -115,20 +116,32 @@ func (s *suite) rounds(ctx context.Context) error {
 			if !slices.ContainsFunc(p.benches, s.wants) {
 				continue
 			}
+			var names []string
 			for i := range p.subjects {
-				name := p.subjects[(i+round)%len(p.subjects)]
-				if !slices.Contains(s.subjects, name) {
-					continue
+				if name := p.subjects[(i+round)%len(p.subjects)]; slices.Contains(s.subjects, name) {
+					names = append(names, name)
 				}
-				began := time.Now()
-				if err := p.measure(ctx, name); err != nil {
-					return fmt.Errorf("%s, %s, round %d: %w", p.name, name, round+1, err)
-				}
-				s.say("round %d/%d: %s, %s (%.1f s)", round+1, s.options.rounds, p.name, name, time.Since(began).Seconds())
 			}
+			began := time.Now()
+			if err := p.measure(ctx, names); err != nil {
+				return fmt.Errorf("%s, round %d: %w", p.name, round+1, err)
+			}
+			s.say("round %d/%d: %s (%.1f s)", round+1, s.options.rounds, p.name, time.Since(began).Seconds())
 		}
 	}
 	return nil
+}
+
+// each measures subjects one after the other.
+func each(measure func(context.Context, string) error) func(context.Context, []string) error {
+	return func(ctx context.Context, subjects []string) error {
+		for _, name := range subjects {
+			if err := measure(ctx, name); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		return nil
+	}
 }
 
 // fresh makes a folder for one start.

@@ -1,9 +1,9 @@
 package codectest
 
 import (
-	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -49,10 +49,8 @@ func (x *exchange) enter(name string, want ...stage) func() {
 	if !x.busy.CompareAndSwap(false, true) {
 		x.s.t.Errorf("%s is called while another method runs", name)
 	}
-	for _, w := range want {
-		if x.at == w {
-			return func() { x.busy.Store(false) }
-		}
+	if slices.Contains(want, x.at) {
+		return func() { x.busy.Store(false) }
 	}
 	x.s.t.Errorf("%s is called at stage %d", name, x.at)
 	return func() { x.busy.Store(false) }
@@ -145,7 +143,7 @@ func newHost(t *testing.T, s Samples, answers bool) *host {
 						return
 					}
 					if answers {
-						if _, err := io.WriteString(c, string(s.Response)); err != nil {
+						if _, err := c.Write([]byte(s.Response)); err != nil {
 							return
 						}
 					}

@@ -142,7 +142,8 @@ func newRig(t *testing.T, c codec.Codec, host netip.AddrPort) *rig {
 func (r *rig) over() {
 	r.t.Helper()
 	select {
-	case <-r.served:
+	case err := <-r.served:
+		r.t.Logf("Serve returned %v", err)
 		r.served = nil
 	case <-time.After(limit):
 		r.t.Fatal("Serve does not return")

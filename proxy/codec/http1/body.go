@@ -30,7 +30,6 @@ type body struct {
 	framing   framing
 	state     chunkState
 	digits    int8
-	any       bool  // bytes of the current extension or size were seen
 	remaining int64 // of the body, or of the current chunk
 	extension int
 	done      bool

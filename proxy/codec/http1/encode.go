@@ -3,6 +3,7 @@ package http1
 import (
 	"encoding/hex"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 
 	"github.com/isthmus-mesh/isthmus/proxy/codec"
@@ -83,10 +84,8 @@ func names(ops *router.HeaderOps, name string) bool {
 	if ops == nil {
 		return false
 	}
-	for _, n := range ops.Remove {
-		if n == name {
-			return true
-		}
+	if slices.Contains(ops.Remove, name) {
+		return true
 	}
 	for i := range ops.Set {
 		if ops.Set[i].Name == name {

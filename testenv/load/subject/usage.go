@@ -1,12 +1,13 @@
 package subject
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -17,69 +18,79 @@ type Usage struct {
 	RSS      int64 // bytes, now, of all processes
 }
 
+// Add returns the sum of what was used in two spans of time.
+func (u Usage) Add(v Usage) Usage {
+	return Usage{CPU: u.CPU + v.CPU, Switches: u.Switches + v.Switches, RSS: u.RSS + v.RSS}
+}
+
 // Sub returns what was used since before; RSS is the difference.
 func (u Usage) Sub(before Usage) Usage {
 	return Usage{CPU: u.CPU - before.CPU, Switches: u.Switches - before.Switches, RSS: u.RSS - before.RSS}
 }
 
-// clockTick is the unit of times in /proc, which Linux fixes for user space.
-const clockTick = 10 * time.Millisecond
-
-// usage sums over processes. The kernel scales user and system time so that their
-// sum is the exact run time, to the tick.
+// usage sums over processes.
 func usage(pids []int) (Usage, error) {
 	var sum Usage
 	for _, pid := range pids {
 		dir := filepath.Join("/proc", strconv.Itoa(pid))
-		stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+		statm, err := os.ReadFile(filepath.Join(dir, "statm"))
 		if err != nil {
 			return sum, err
 		}
-		// The command in parentheses may hold anything.
-		fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-		if len(fields) < 22 {
-			return sum, fmt.Errorf("%s/stat: %d fields", dir, len(fields))
+		pages, err := number(string(statm), 1)
+		if err != nil {
+			return sum, fmt.Errorf("%s/statm: %w", dir, err)
 		}
-		var numbers [3]int64
-		for i, at := range []int{11, 12, 21} { // utime, stime, rss
-			numbers[i], err = strconv.ParseInt(string(fields[at]), 10, 64)
-			if err != nil {
-				return sum, fmt.Errorf("%s/stat: %w", dir, err)
+		sum.RSS += pages * int64(os.Getpagesize())
+		// Of each thread: what the scheduler counts in ns. The sums for the whole
+		// process are in ticks of 10 ms. No subject ends threads while it works.
+		threads, err := filepath.Glob(filepath.Join(dir, "task", "*"))
+		if err != nil {
+			return sum, err
+		}
+		for _, thread := range threads {
+			if err := sum.add(thread); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+				return sum, err
 			}
 		}
-		sum.CPU += time.Duration(numbers[0]+numbers[1]) * clockTick
-		sum.RSS += numbers[2] * int64(os.Getpagesize())
-		switches, err := switches(dir)
-		if err != nil {
-			return sum, err
-		}
-		sum.Switches += switches
 	}
 	return sum, nil
 }
 
-func switches(dir string) (int64, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "task", "*", "status"))
+// add adds one thread.
+func (u *Usage) add(thread string) error {
+	text, err := os.ReadFile(filepath.Join(thread, "schedstat"))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	var sum int64
-	for _, file := range files {
-		text, err := os.ReadFile(file)
+	ns, err := number(string(text), 0)
+	if err != nil {
+		return fmt.Errorf("%s/schedstat: %w", thread, err)
+	}
+	u.CPU += time.Duration(ns)
+	text, err = os.ReadFile(filepath.Join(thread, "status"))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(line, ":")
+		if !strings.HasSuffix(name, "voluntary_ctxt_switches") {
+			continue
+		}
+		n, err := number(value, 0)
 		if err != nil {
-			continue // the thread has just ended
+			return fmt.Errorf("%s/status: %s: %w", thread, name, err)
 		}
-		for line := range strings.Lines(string(text)) {
-			name, value, _ := strings.Cut(line, ":")
-			if !strings.HasSuffix(name, "voluntary_ctxt_switches") {
-				continue
-			}
-			n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-			if err != nil {
-				return 0, fmt.Errorf("%s: %s: %w", file, name, err)
-			}
-			sum += n
-		}
+		u.Switches += n
 	}
-	return sum, nil
+	return nil
+}
+
+// number is the i-th word of text.
+func number(text string, i int) (int64, error) {
+	words := strings.Fields(text)
+	if i >= len(words) {
+		return 0, fmt.Errorf("%q has no word %d", text, i)
+	}
+	return strconv.ParseInt(words[i], 10, 64)
 }

@@ -45,6 +45,14 @@ func (r Result) Latency(p float64) time.Duration {
 	return time.Duration(r.latency[min(len(r.latency)-1, int(p*float64(len(r.latency))))])
 }
 
+// Add adds what another measurement of the same kind showed.
+func (r *Result) Add(other Result) {
+	r.Requests += other.Requests
+	r.Took += other.Took
+	r.latency = append(r.latency, other.latency...)
+	slices.Sort(r.latency)
+}
+
 // Bounds of a run.
 const (
 	expectedRPS = 400_000 // room for latencies is made beforehand
