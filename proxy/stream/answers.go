@@ -28,6 +28,21 @@ const (
 // overloaded marks answers of an overflow, as Envoy does.
 var overloaded = router.HeaderOps{Set: []router.HeaderValue{{Name: "x-envoy-overloaded", Value: "true"}}}
 
+// unprocessedHeader on the 503 of a provider's sidecar says that no byte of the
+// request reached the application: whoever sent it may send it elsewhere,
+// whatever its method.
+const unprocessedHeader = "x-mesh-unprocessed"
+
+var unprocessed = router.HeaderOps{Set: []router.HeaderValue{{Name: unprocessedHeader, Value: "true"}}}
+
+func isUnprocessed(r codec.Response) bool {
+	if r.Status() != 503 {
+		return false
+	}
+	_, ok := r.Header(unprocessedHeader)
+	return ok
+}
+
 // answers are what a client gets for a failure.
 var answers = [...]struct {
 	status int
@@ -70,6 +85,9 @@ func wantsRetry(retry *router.Retry, r codec.Response) bool {
 	case status >= 500 && on&router.FiveXX != 0,
 		status >= 502 && status <= 504 && on&router.GatewayError != 0,
 		status == 409 && on&router.Retriable4xx != 0:
+		return true
+	}
+	if on&router.RefusedStream != 0 && isUnprocessed(r) {
 		return true
 	}
 	if on&router.RetriableStatusCodes != 0 && slices.Contains(retry.StatusCodes, status) {

@@ -148,7 +148,7 @@ func (x *exchange) Answered(r codec.Response, resend bool, at clock.Instant) *co
 		return s
 	}
 	x.endTry(true)
-	return x.again(retry, at, true)
+	return x.again(retry, at, !isUnprocessed(r))
 }
 
 // Failed implements codec.Exchange.
@@ -174,7 +174,11 @@ func (x *exchange) Failed(f codec.Failure, resend bool, at clock.Instant) *codec
 	}
 	x.endTry(f != codec.DownstreamBroken)
 	a := answers[f]
-	return x.answer(a.status, a.flag, a.body)
+	x.answer(a.status, a.flag, a.body)
+	if x.h.Inbound && (f == codec.ConnectRefused || f == codec.ConnectTimeout) {
+		s.Reply.Response = &unprocessed
+	}
+	return s
 }
 
 // inTime reports whether the request's time is not up.

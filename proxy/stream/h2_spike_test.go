@@ -358,6 +358,7 @@ func h2Call(t testing.TB, tr http.RoundTripper, addr, body string) {
 func TestManyStreamsShareOneConnection(t *testing.T) {
 	b, _ := h2Bed(t)
 	tr := h2Transport(t)
+	h2Call(t, tr, b.addr, "") // later calls find its connection
 	var wg sync.WaitGroup
 	for i := range 32 {
 		wg.Go(func() {

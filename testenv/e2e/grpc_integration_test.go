@@ -165,7 +165,7 @@ func TestGRPCClient(t *testing.T) {
 		t.Errorf("while MeshServer is away: %v", err)
 	}
 	mesh.Start()
-	mesh.Ctl("rule", "delete", "virtualservice/default/"+host)
+	mesh.Ctl("rule", "delete", "virtualservice/default/"+host, "--author", "test")
 	eventually(t, "the client follows the MeshServer that came back", c.reaches("one", "two"))
 }
 
