@@ -61,6 +61,7 @@ type Config struct {
 	ZooKeeper *peers.ZooKeeper // read as "zk-main"; nil: none
 	Consul    *peers.Consul    // read as "consul-main"; nil: none
 	More      string           // further keys of meshserver.yaml
+	DataDir   string           // where the server keeps its data; empty: a folder of its own
 }
 
 // Mesh is a running MeshServer. Its process may be killed and started again.
@@ -76,7 +77,10 @@ type Mesh struct {
 func Start(t testing.TB, cfg Config) *Mesh {
 	t.Helper()
 	m := &Mesh{XDS: freeAddr(t), API: freeAddr(t), Ops: freeAddr(t), t: t, dir: t.TempDir()}
-	yaml := fmt.Sprintf("dataDir: %s\nxds: {listen: %q}\napi: {listen: %q}\nops: {listen: %q}\n%s\n", filepath.Join(m.dir, "data"), m.XDS, m.API, m.Ops, cfg.More)
+	if cfg.DataDir == "" {
+		cfg.DataDir = filepath.Join(m.dir, "data")
+	}
+	yaml := fmt.Sprintf("dataDir: %s\nxds: {listen: %q}\napi: {listen: %q}\nops: {listen: %q}\n%s\n", cfg.DataDir, m.XDS, m.API, m.Ops, cfg.More)
 	if cfg.ZooKeeper != nil || cfg.Consul != nil {
 		yaml += "registries:\n"
 	}

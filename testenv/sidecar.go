@@ -31,6 +31,12 @@ type Workload struct {
 	Port     string
 	Protocol string // of Port; empty means http
 	Service  string // host that the built-in registry announces for Port
+	// Inbound is where the sidecar listens for Port; empty: at a free port.
+	Inbound string
+	// DataDir is where it keeps its configuration; empty: a folder of its own.
+	DataDir string
+	// Early returns as soon as the admin port answers, ready or not.
+	Early bool
 	// Egress are services to reach at loopback addresses, "host:port@address".
 	Egress []string
 }
@@ -39,15 +45,21 @@ type Workload struct {
 func (m *Mesh) Sidecar(w Workload) *Sidecar {
 	m.t.Helper()
 	s := &Sidecar{Admin: freeAddr(m.t), Proxy: freeAddr(m.t), AccessLog: filepath.Join(m.dir, w.Name+".access.log")}
+	dataDir := w.DataDir
+	if dataDir == "" {
+		dataDir = filepath.Join(m.dir, w.Name)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "workload: {name: %s, app: %s", w.Name, w.App)
 	if w.Version != "" {
 		fmt.Fprintf(&b, ", labels: {version: %s}", w.Version)
 	}
 	fmt.Fprintf(&b, "}\nmeshserver: [%q]\napi: %q\nhttpProxy: %q\nadmin: %q\nreadiness: off\nmetrics: off\nlease: 3s\ndrainTime: 2s\naccessLog: {path: %s}\ndataDir: %s\n",
-		m.XDS, m.API, s.Proxy, s.Admin, s.AccessLog, filepath.Join(m.dir, w.Name))
+		m.XDS, m.API, s.Proxy, s.Admin, s.AccessLog, dataDir)
 	if w.Port != "" {
-		s.Inbound = freeAddr(m.t)
+		if s.Inbound = w.Inbound; s.Inbound == "" {
+			s.Inbound = freeAddr(m.t)
+		}
 		fmt.Fprintf(&b, "inbound:\n- {app: %q, listen: %q, protocol: %s", w.Port, s.Inbound, protocolOr(w.Protocol, "http"))
 		if w.Service != "" {
 			fmt.Fprintf(&b, ", service: %s", w.Service)
@@ -70,8 +82,12 @@ func (m *Mesh) Sidecar(w Workload) *Sidecar {
 			m.t.Logf("access log of %s, its end:\n%s", w.Name, text[max(0, len(text)-2000):])
 		}
 	})
+	ready := "/ready"
+	if w.Early {
+		ready = "/stats/prometheus"
+	}
 	s.Process = peers.StartProgram(m.t, peers.Program{
-		Name: w.Name + "'s sidecar", Path: Program(m.t, "sidecar"), Args: []string{"-config", m.write(m.t, w.Name+".yaml", b.String())}, Ready: "http://" + s.Admin + "/ready",
+		Name: w.Name + "'s sidecar", Path: Program(m.t, "sidecar"), Args: []string{"-config", m.write(m.t, w.Name+".yaml", b.String())}, Ready: "http://" + s.Admin + ready,
 	})
 	return s
 }

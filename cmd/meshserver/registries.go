@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -13,7 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/cmd/internal/process"
 )
 
-// source makes the bridge of one registry.
+// source makes the bridge of one registry. It reports every mistake at once.
 func source(sh *process.Shell, r Registry) (bridges.Source, error) {
 	log := sh.Log.With("registry", r.Name)
 	if z := r.ZooKeeper; z != nil {
@@ -21,14 +22,16 @@ func source(sh *process.Shell, r Registry) (bridges.Source, error) {
 			Name: r.Name, Servers: z.Servers, DubboRoots: z.DubboRoots, SpringRoots: z.SpringRoots, Namespace: z.Namespace,
 			SessionTimeout: z.SessionTimeout, ServicePorts: z.ServicePorts, Log: log,
 		}
+		var wrong error
 		if z.DigestFile != "" {
 			credential, err := secretFile(z.DigestFile)
 			if err != nil {
-				return nil, err
+				wrong = fmt.Errorf("digestFile: %w", err)
 			}
 			cfg.Auth = []zookeeper.Auth{{Scheme: "digest", Credential: credential}}
 		}
-		return zookeeper.New(cfg)
+		s, err := zookeeper.New(cfg)
+		return s, errors.Join(wrong, err)
 	}
 	c := r.Consul
 	cfg := consul.Config{
@@ -38,19 +41,20 @@ func source(sh *process.Shell, r Registry) (bridges.Source, error) {
 	if c.Address != "" {
 		cfg.Addresses = append([]string{c.Address}, c.Addresses...)
 	}
+	var wrong []error
 	if c.TokenFile != "" {
 		token, err := secretFile(c.TokenFile)
 		if err != nil {
-			return nil, err
+			wrong = append(wrong, fmt.Errorf("tokenFile: %w", err))
 		}
 		cfg.Token = consul.Secret(token)
 	}
 	var err error
-	cfg.TLS, err = tlsConfig(c)
-	if err != nil {
-		return nil, err
+	if cfg.TLS, err = tlsConfig(c); err != nil {
+		wrong = append(wrong, err)
 	}
-	return consul.New(cfg)
+	s, err := consul.New(cfg)
+	return s, errors.Join(append(wrong, err)...)
 }
 
 // secretFile reads a credential that only its owner may read.
@@ -71,23 +75,23 @@ func tlsConfig(c *Consul) (*tls.Config, error) {
 	if c.CAFile == "" && c.CertFile == "" && c.ServerName == "" {
 		return nil, nil
 	}
+	var wrong []error
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
 	if c.CAFile != "" {
 		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, err
-		}
 		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s: holds no certificate in PEM", c.CAFile)
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("caFile: %w", err))
+		} else if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			wrong = append(wrong, fmt.Errorf("caFile: %s: holds no certificate in PEM", c.CAFile))
 		}
 	}
 	if c.CertFile != "" {
 		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("client certificate %s: %w", c.CertFile, err)
+			wrong = append(wrong, fmt.Errorf("certFile %s, keyFile %s: %w", c.CertFile, c.KeyFile, err))
 		}
 		cfg.Certificates = []tls.Certificate{pair}
 	}
-	return cfg, nil
+	return cfg, errors.Join(wrong...)
 }

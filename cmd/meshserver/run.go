@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/isthmus-mesh/isthmus/bridges"
 	"github.com/isthmus-mesh/isthmus/bridges/builtin"
@@ -101,10 +102,15 @@ func (m *meshserver) addBridges(c Config) error {
 			err = add(s, filepath.Join(c.DataDir, "registries"))
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("registries[%d] %s: %w", i, r.Name, err))
+			errs = append(errs, everyLine(fmt.Sprintf("registries[%d] %s: ", i, r.Name), err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// everyLine puts prefix before each of the mistakes that err reports.
+func everyLine(prefix string, err error) error {
+	return errors.New(prefix + strings.ReplaceAll(err.Error(), "\n", "\n"+prefix))
 }
 
 // conditions are what /readyz shows: a registry that does not answer degrades

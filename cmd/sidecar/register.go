@@ -27,6 +27,9 @@ type registrar struct {
 	workload *model.Workload
 	ttl      time.Duration
 	log      *slog.Logger
+	// open reports whether the workload's inbound listeners take calls: who is
+	// registered earlier is called in vain. Set it before run.
+	open func() bool
 
 	left    chan struct{} // closed when run has taken the workload out
 	lease   string
@@ -34,8 +37,12 @@ type registrar struct {
 	failure atomic.Pointer[string]
 }
 
-// probeEvery is how often the application's ports are tried.
-const probeEvery = time.Second
+const (
+	// probeEvery is how often the application's ports are tried.
+	probeEvery = time.Second
+	// openEvery is how often a starting sidecar looks for its listeners.
+	openEvery = 20 * time.Millisecond
+)
 
 // run registers and renews until ctx ends, then leaves.
 func (r *registrar) run(ctx context.Context) error {
@@ -45,6 +52,9 @@ func (r *registrar) run(ctx context.Context) error {
 		return nil
 	}
 	defer r.client.Close()
+	if !r.awaitOpen(ctx) {
+		return nil
+	}
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	var renewed time.Time
@@ -65,6 +75,21 @@ func (r *registrar) run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// awaitOpen returns once the inbound listeners are open, false when ctx ended
+// before.
+func (r *registrar) awaitOpen(ctx context.Context) bool {
+	tick := time.NewTicker(openEvery)
+	defer tick.Stop()
+	for !r.open() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
 }
 
 // idle reports that there is nothing to register.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -67,9 +68,24 @@ func run(ctx context.Context, sh *process.Shell, c bootstrap.Config) error {
 	if err != nil {
 		return err
 	}
+	reg.open = func() bool { return inboundOpen(c, p) }
 	return process.RunParts(ctx, process.Part{Run: reg.run}, process.Part{Run: func(ctx context.Context) error {
 		return lastToLeave(ctx, reg, p.Run)
 	}})
+}
+
+// inboundOpen reports whether every inbound listener of c is bound.
+func inboundOpen(c bootstrap.Config, p *proxy.Proxy) bool {
+	bound := map[netip.AddrPort]bool{}
+	for _, l := range p.Status() {
+		bound[l.Addr] = l.Bound
+	}
+	for _, in := range c.Inbound {
+		if !bound[in.Listen] {
+			return false
+		}
+	}
+	return true
 }
 
 // registration is what keeps the workload registered; it does nothing without

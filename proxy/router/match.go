@@ -96,6 +96,7 @@ const (
 	suffixText
 	containsText
 	regexText
+	wordsText   // one of several
 	presentText // there at all
 	rangeText   // an integer, from <= n < to
 )
@@ -106,6 +107,7 @@ type text struct {
 	want     string // lower case if fold
 	fold     bool
 	re       *regexp.Regexp
+	words    []string
 	from, to int64
 }
 
@@ -121,6 +123,13 @@ func (t *text) matches(b []byte) bool {
 		return contains(b, t.want, t.fold)
 	case regexText:
 		return t.re.Match(b)
+	case wordsText:
+		for _, w := range t.words {
+			if string(b) == w {
+				return true
+			}
+		}
+		return false
 	case rangeText:
 		// The string is not kept: ParseInt allocates in errors only.
 		n, err := strconv.ParseInt(string(b), 10, 64)

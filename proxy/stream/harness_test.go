@@ -98,7 +98,17 @@ func (b *bed) serveBy(serve func(context.Context, *conn.Conn) error) *bed {
 		b.t.Fatal(err)
 	}
 	b.addr = l.Addr().String()
-	var running sync.WaitGroup
+	lot, err := conn.NewLot()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	var running, resting sync.WaitGroup
+	resting.Go(func() {
+		if err := lot.Run(watching); err != nil {
+			b.t.Error(err)
+		}
+	})
 	running.Go(func() { _ = b.wheel.Run(ctx) })
 	running.Go(func() {
 		for shard := uint32(0); ; shard++ {
@@ -114,17 +124,34 @@ func (b *bed) serveBy(serve func(context.Context, *conn.Conn) error) *bed {
 			b.mu.Lock()
 			b.conns = append(b.conns, c)
 			b.mu.Unlock()
-			running.Go(func() {
-				if err := serve(ctx, c); err != nil {
+			running.Add(1)
+			var again func()
+			again = func() {
+				err := serve(ctx, c)
+				if errors.Is(err, conn.ErrAtRest) {
+					c.Rest()
+					return
+				}
+				if err != nil {
 					b.t.Log(err)
 				}
-			})
+				running.Done()
+			}
+			lot.Admit(c, again)
+			go again()
 		}
 	})
 	b.t.Cleanup(func() {
 		_ = l.Close()
 		cancel()
+		b.mu.Lock()
+		for _, c := range b.conns {
+			c.Abort() // those at rest have nobody who looks at ctx
+		}
+		b.mu.Unlock()
 		running.Wait()
+		unwatch()
+		resting.Wait()
 		for _, c := range b.clusters {
 			c.Retire()
 		}

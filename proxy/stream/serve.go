@@ -16,34 +16,24 @@ var errNoCodec = errors.New("listener has no codec")
 
 // Serve serves one connection until it ends, and closes it. It returns nil after
 // an orderly end, and what went wrong with the socket otherwise. When ctx ends
-// the connection is cut off.
-//
-// The frames from here down to the poller must fit a stack of 2 KiB: thousands of
-// connections wait in them. Hence the small functions that are not inlined.
+// the connection is cut off. A connection that MayRest it leaves open when there
+// is nothing to do, returns conn.ErrAtRest, and is called again when it wakes.
 func (h *HTTP) Serve(ctx context.Context, c *conn.Conn) error {
 	if h.Codec == nil {
 		c.Close()
 		return errNoCodec
 	}
-	s := h.open(c)
-	err := h.Codec.Serve(ctx, c, h.config(), s)
-	s.close()
+	if !c.Rested() {
+		countConnection(h.Stats, c.Shard())
+	}
+	s := &session{h: h, c: c}
+	cfg := codec.Config{MaxHeadBytes: h.MaxHeaderBytes, HeadTimeout: h.HeaderTimeout, IdleTimeout: h.IdleTimeout, StreamIdle: h.StreamIdle}
+	err := h.Codec.Serve(ctx, c, cfg, s)
+	if !errors.Is(err, conn.ErrAtRest) {
+		h.Stats.ConnectionActive.Add(c.Shard(), -1)
+	}
 	return err
 }
-
-//go:noinline
-func (h *HTTP) config() codec.Config {
-	return codec.Config{MaxHeadBytes: h.MaxHeaderBytes, HeadTimeout: h.HeaderTimeout, IdleTimeout: h.IdleTimeout, StreamIdle: h.StreamIdle}
-}
-
-//go:noinline
-func (h *HTTP) open(c *conn.Conn) *session {
-	countConnection(h.Stats, c.Shard())
-	return &session{h: h, c: c}
-}
-
-//go:noinline
-func (s *session) close() { s.h.Stats.ConnectionActive.Add(s.c.Shard(), -1) }
 
 func countConnection(stats *telemetry.Downstream, shard uint32) {
 	stats.ConnectionTotal.Add(shard, 1)
@@ -82,8 +72,6 @@ func (s *session) Malformed(status int, at clock.Instant) {
 
 // Serve serves one connection until it ends, and closes it. It returns nil after
 // an orderly end. When ctx ends the connection is cut off.
-//
-//go:noinline
 func (t *TCP) Serve(ctx context.Context, c *conn.Conn) error {
 	if t.Codec == nil {
 		c.Close()

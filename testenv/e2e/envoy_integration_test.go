@@ -300,7 +300,7 @@ func TestRefusedRule(t *testing.T) {
 	}
 	eventually(t, "the rule names who refuses it", shows(mesh, []string{"on 1 of 2, refused by 1", "envoy~127.0.0.1~picky."}, "rule", "get", rule))
 	_, port, _ := strings.Cut(proxy, ":")
-	refusal := []string{"refused", "envoy~127.0.0.1~picky.default~default.mesh refuses RDS " + port, "shaped by " + rule, "regex '/items/"}
+	refusal := []string{"envoy~127.0.0.1~picky.default~default.mesh refuses RDS " + port, "shaped by " + rule, "regex '/items/"}
 	eventually(t, "so does the status of all proxies", shows(mesh, refusal, "proxy", "status"))
 	eventually(t, "and of the one", shows(mesh, refusal, "proxy", "status", "picky"))
 	eventually(t, "the sidecar carries it out", answers(throughSidecar, path, "matched"))

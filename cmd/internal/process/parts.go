@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sync/errgroup"
@@ -10,7 +11,8 @@ import (
 // Part is one running piece of a daemon.
 type Part struct {
 	Name string // names the part in its error, "xds server"; empty adds nothing
-	// Run works until ctx ends and then returns nil.
+	// Run works until ctx ends and then returns nil, or context.Canceled where the
+	// end came in the middle of something.
 	Run func(ctx context.Context) error
 }
 
@@ -22,7 +24,7 @@ func RunParts(ctx context.Context, parts ...Part) error {
 		group.Go(func() error {
 			err := p.Run(ctx)
 			switch {
-			case err == nil && ctx.Err() != nil:
+			case ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)):
 				return nil
 			case err == nil:
 				return fmt.Errorf("%s stopped by itself", p.Name)

@@ -199,8 +199,12 @@ func TestRunPartsStopsTogether(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := RunParts(ctx, Part{"a", wait}, Part{"b", wait}); err != nil {
+	interrupted := func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("load: %w", ctx.Err()) }
+	if err := RunParts(ctx, Part{"a", wait}, Part{"b", interrupted}); err != nil {
 		t.Errorf("stopped from outside: %v, want nil", err)
+	}
+	if err := RunParts(ctx, Part{"a", wait}, Part{"b", func(context.Context) error { return boom }}); err == nil || err.Error() != "b: boom" {
+		t.Errorf("failed while stopping: %v, want b: boom", err)
 	}
 }
 

@@ -71,16 +71,11 @@ func sniffTarget(method, target []byte) codec.Verdict {
 
 // Serve implements codec.Codec.
 func (k *Codec) Serve(ctx context.Context, c *conn.Conn, cfg codec.Config, s codec.Session) error {
-	return k.open(ctx, c, cfg, s).run()
-}
-
-// open makes the state of a connection. It is a function of its own to keep its
-// frame off the stack of an idle connection.
-//
-//go:noinline
-func (k *Codec) open(ctx context.Context, c *conn.Conn, cfg codec.Config, s codec.Session) *downstream {
 	d := &downstream{codec: k, c: c, cfg: cfg.Defaults(), session: s, dial: codec.NewDialer(ctx),
-		idleSince: c.Now()}
+		idleSince: c.IdleSince()}
+	if d.idleSince == 0 {
+		d.idleSince = c.Now()
+	}
 	d.sleep = func(wait time.Duration) {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
@@ -91,31 +86,33 @@ func (k *Codec) open(ctx context.Context, c *conn.Conn, cfg codec.Config, s code
 	}
 	d.stop = context.AfterFunc(ctx, c.Abort)
 	c.SetStall(d.cfg.StreamIdle)
-	return d
+	return d.run()
 }
 
-// run watches the connection while it is idle, and has a goroutine with a stack
-// for the work serve it while requests come.
+// run serves the connection until it ends, or rests if it may.
 func (d *downstream) run() error {
-	for !d.over {
+	for !d.expired() {
+		d.work()
+		if d.over {
+			break
+		}
 		d.expect()
+		if d.c.MayRest() {
+			d.stop()
+			d.c.SetIdle(d.idleSince)
+			return conn.ErrAtRest
+		}
 		if d.c.Watch() != nil {
 			break
 		}
-		if d.expired() {
-			break
-		}
-		d.working.Add(1)
-		go d.work()
-		d.working.Wait()
 	}
-	d.close()
+	d.stop()
+	d.c.Close()
 	return d.err
 }
 
 // work serves requests until the connection has been idle for a while or ends.
 func (d *downstream) work() {
-	defer d.working.Done()
 	d.over = true
 	if err := d.c.Loop(d); err != nil {
 		d.over = true
@@ -124,14 +121,6 @@ func (d *downstream) work() {
 	if d.over {
 		d.finish()
 	}
-}
-
-// close frees the connection.
-//
-//go:noinline
-func (d *downstream) close() {
-	d.stop()
-	d.c.Close()
 }
 
 // dateLine is a Date field good for one second.

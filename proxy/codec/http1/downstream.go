@@ -2,7 +2,6 @@ package http1
 
 import (
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/proxy/clock"
@@ -20,7 +19,6 @@ type downstream struct {
 	dial    codec.Dialer
 	sleep   func(time.Duration) // ends early with the context
 	stop    func() bool         // lets go of the context
-	working sync.WaitGroup      // the goroutine that serves requests
 	over    bool                // the connection has ended, not only come to rest
 	err     error               // why it ended
 
@@ -45,9 +43,6 @@ const (
 )
 
 const (
-	// verifyAfter is when an idle connection is read once more: an end of stream
-	// that came along with the last request is seen only so.
-	verifyAfter = time.Second
 	// lingerTime and lingerBytes bound how long we listen to a client after the
 	// last answer, so that a reset does not destroy it on its way.
 	lingerTime  = time.Second
@@ -139,16 +134,13 @@ func (d *downstream) park() bool {
 	if d.c.Draining() {
 		return true
 	}
-	if !d.verified {
-		d.c.WakeAt(d.idleSince.Add(verifyAfter))
-		return false
-	}
-	// What is idle for so long is only watched from now on.
-	if d.c.Now().Sub(d.idleSince) >= verifyAfter {
+	// What is idle for so long only waits from now on.
+	rest := d.c.Patience()
+	if rest == 0 || d.verified && d.c.Now().Sub(d.idleSince) >= rest {
 		d.over = false
 		return true
 	}
-	d.c.WakeAt(d.idleSince.Add(verifyAfter))
+	d.c.WakeAt(d.idleSince.Add(rest))
 	return false
 }
 
@@ -164,11 +156,9 @@ func (d *downstream) expect() {
 // expired reports whether a connection that was idle is to be closed rather than
 // served. Bytes that have arrived are served in any case.
 func (d *downstream) expired() bool {
-	if !d.c.Fresh() {
-		return false
-	}
 	limit := d.cfg.IdleTimeout
-	return d.c.Draining() || (limit > 0 && d.c.Now().Sub(d.idleSince) >= limit)
+	due := d.c.Draining() || limit > 0 && d.c.Now().Sub(d.idleSince) >= limit
+	return due && d.c.Fresh()
 }
 
 // consume serves the requests that lie in the buffer. It returns false when no
