@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,11 +47,12 @@ type Config struct {
 	// empty means none. On one key the store's rule wins.
 	RulesDir string
 	// Sources names those that will write through Source. Nothing is served
-	// before each has reported once, from its registry or from disk, or
-	// StartWait is over: proxies come with a good configuration of their own,
-	// which an answer out of ignorance would wipe out.
+	// before each has reported once, from its registry or from disk: proxies
+	// come with a good configuration of their own, which an answer out of
+	// ignorance would wipe out.
 	Sources []string
-	// StartWait bounds the wait for Sources; 0 means 15 s.
+	// StartWait serves without the sources that are silent after so long; 0
+	// means never.
 	StartWait time.Duration
 	// Priority lists sources, the most trusted first; see catalog.Config.
 	Priority []string
@@ -79,6 +81,7 @@ type MeshServer struct {
 	grpc      *grpc.Server
 
 	stored, filed atomic.Pointer[rules.Set]
+	declaring     sync.Mutex // keeps what is declared in the order of the sets
 	// changed wakes publishRules; one pending wake-up stands for all changes.
 	changed chan struct{}
 	serving atomic.Bool
@@ -88,9 +91,6 @@ type MeshServer struct {
 func New(cfg Config) (*MeshServer, error) {
 	if cfg.XDS == nil || cfg.API == nil || cfg.Store == nil || cfg.Log == nil || cfg.Registerer == nil {
 		return nil, errors.New("xds: XDS, API, Store, Log and Registerer are required")
-	}
-	if cfg.StartWait == 0 {
-		cfg.StartWait = 15 * time.Second
 	}
 	if cfg.RulesDir != "" {
 		cfg.Sources = append(slices.Clip(cfg.Sources), file.Kind)
@@ -126,7 +126,7 @@ func New(cfg Config) (*MeshServer, error) {
 	}
 	if cfg.RulesDir != "" {
 		m.folder, err = file.New(file.Config{
-			Dir: cfg.RulesDir, Rules: func(s rules.Set) { m.publish(&m.filed, s) }, Sink: m.catalog.Source(file.Kind), Log: cfg.Log.With("part", "rules"),
+			Dir: cfg.RulesDir, Rules: m.publishFiled, Sink: statusOnly{m.catalog.Source(file.Kind)}, Log: cfg.Log.With("part", "rules"),
 		})
 		if err != nil {
 			return nil, err
@@ -159,7 +159,9 @@ func (m *MeshServer) Run(ctx context.Context) error {
 		group.Go(func() error { return m.folder.Run(ctx) })
 	}
 	group.Go(func() error {
-		m.awaitSources(ctx)
+		if m.awaitSources(ctx); ctx.Err() != nil {
+			return nil
+		}
 		m.generator.SetRules(m.rules())
 		m.generator.Start()
 		m.serving.Store(true)
@@ -179,17 +181,23 @@ func (m *MeshServer) Serving() bool { return m.serving.Load() }
 // awaitSources returns when every source has reported what it holds, when the
 // wait is over, or when ctx ended.
 func (m *MeshServer) awaitSources(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.StartWait)
-	defer cancel()
+	var late <-chan time.Time
+	if m.cfg.StartWait > 0 {
+		timer := time.NewTimer(m.cfg.StartWait)
+		defer timer.Stop()
+		late = timer.C
+	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		silent := m.silentSources()
+		silent := m.SilentSources()
 		if len(silent) == 0 {
 			return
 		}
 		select {
 		case <-ctx.Done():
+			return
+		case <-late:
 			m.cfg.Log.Warn("serving without sources that never answered", "sources", silent, "waited", m.cfg.StartWait)
 			return
 		case <-tick.C:
@@ -197,8 +205,8 @@ func (m *MeshServer) awaitSources(ctx context.Context) {
 	}
 }
 
-// silentSources are those of which nothing is known yet.
-func (m *MeshServer) silentSources() []string {
+// SilentSources are those of Config.Sources of which nothing is known yet.
+func (m *MeshServer) SilentSources() []string {
 	known := map[string]bool{}
 	for _, s := range m.catalog.View().Statuses() {
 		known[s.Source] = s.Phase != model.Syncing
@@ -229,7 +237,39 @@ func (m *MeshServer) publishStored(s rules.Set) {
 	now := time.Now()
 	source.Report(model.SourceStatus{Source: StoredRules, Kind: "rules", Phase: model.Live, Since: now, Read: now})
 	m.publish(&m.stored, s)
+	m.declareFiled()
 }
+
+// publishFiled does the same for the rules of the folder.
+func (m *MeshServer) publishFiled(s rules.Set) {
+	m.publish(&m.filed, s)
+	m.declareFiled()
+}
+
+// declareFiled puts into the catalog what the folder declares and the store does
+// not: on one key the store's rule wins.
+func (m *MeshServer) declareFiled() {
+	if m.folder == nil {
+		return
+	}
+	m.declaring.Lock()
+	defer m.declaring.Unlock()
+	var taken []rules.Key
+	for _, r := range m.stored.Load().All() {
+		taken = append(taken, r.Key())
+	}
+	m.catalog.Source(file.Kind).Apply(rules.Registry(m.filed.Load().Without(taken...)))
+}
+
+// statusOnly takes the state of the folder; what it declares goes the way of
+// declareFiled.
+type statusOnly struct{ source *catalog.Handle }
+
+// Apply implements file.Sink.
+func (statusOnly) Apply(model.Update) {}
+
+// Report implements file.Sink.
+func (s statusOnly) Report(st model.SourceStatus) { s.source.Report(st) }
 
 // publish keeps a set of rules and wakes publishRules.
 func (m *MeshServer) publish(into *atomic.Pointer[rules.Set], s rules.Set) {

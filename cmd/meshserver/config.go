@@ -35,8 +35,9 @@ type Config struct {
 	// AccessLog is the file that Envoys log requests to, "/dev/stdout"; empty
 	// leaves their logs off. A sidecar's own bootstrap decides for itself.
 	AccessLog string `yaml:"accessLog"`
-	// StartWait bounds how long nothing is served while a registry that was
-	// never read before does not answer.
+	// StartWait serves without a registry that was never read before and does
+	// not answer for so long; 0 means never: proxies would take ignorance for
+	// an empty registry.
 	StartWait time.Duration `yaml:"startWait"`
 }
 
@@ -85,12 +86,11 @@ type Consul struct {
 
 func defaults() Config {
 	return Config{
-		DataDir:   "isthmus-data",
-		Roles:     slices.Clone(roleNames),
-		XDS:       Listen{"127.0.0.1:15010"},
-		API:       Listen{"127.0.0.1:15080"},
-		Ops:       Listen{"127.0.0.1:15014"},
-		StartWait: 15 * time.Second,
+		DataDir: "isthmus-data",
+		Roles:   slices.Clone(roleNames),
+		XDS:     Listen{"127.0.0.1:15010"},
+		API:     Listen{"127.0.0.1:15080"},
+		Ops:     Listen{"127.0.0.1:15014"},
 	}
 }
 
@@ -127,8 +127,9 @@ func daemon() process.Daemon[Config] {
 	}
 }
 
-// sourceName is what a registry may be called: it becomes a file name and a label.
-var sourceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+// sourceName is what a registry may be called: a DNS label, since it becomes a
+// file name, a metric label and a part of "<host>@<registry>", which knows no case.
+var sourceName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // check reports every mistake that the types of Config cannot.
 func check(c Config) error {
@@ -139,8 +140,11 @@ func check(c Config) error {
 			bad("roles[%d]: %q, want one of %s", i, role, strings.Join(roleNames, ", "))
 		}
 	}
-	if len(c.Roles) != len(roleNames) && len(errs) == 0 {
+	if len(errs) == 0 && len(slices.Compact(slices.Sorted(slices.Values(c.Roles)))) != len(roleNames) {
 		bad("roles: %s: one process plays all of %s so far", strings.Join(c.Roles, ","), strings.Join(roleNames, ","))
+	}
+	if c.StartWait < 0 {
+		bad("startWait: %v, want 0 or more", c.StartWait)
 	}
 	if c.DataDir == "" {
 		bad("dataDir: is empty, want a folder")
@@ -149,7 +153,7 @@ func check(c Config) error {
 	for i, r := range c.Registries {
 		at := fmt.Sprintf("registries[%d]", i)
 		if !sourceName.MatchString(r.Name) {
-			bad("%s.name: %q, want letters, digits and \"_.-\", at most 64, the first a letter or digit", at, r.Name)
+			bad("%s.name: %q, want lower-case letters, digits and inner dashes, at most 63", at, r.Name)
 		}
 		if seen[r.Name] {
 			bad("%s.name: %q is taken", at, r.Name)

@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/xds"
 	"github.com/isthmus-mesh/isthmus/xds/manage"
 	"github.com/isthmus-mesh/isthmus/xds/model"
+	"github.com/isthmus-mesh/isthmus/xds/rules/file"
 	"github.com/isthmus-mesh/isthmus/xds/store/sqlite"
 	"github.com/isthmus-mesh/isthmus/xds/translate"
 )
@@ -118,7 +119,7 @@ func everyLine(prefix string, err error) error {
 func (m *meshserver) conditions() []process.Condition {
 	all := []process.Condition{{Name: "xds"}}
 	if !m.server.Serving() {
-		all[0].NotReady, all[0].Detail = true, "waiting for the first answer of the registries"
+		all[0].NotReady, all[0].Detail = true, fmt.Sprintf("nothing is served before %s are read once; startWait serves without them", strings.Join(m.server.SilentSources(), ", "))
 	}
 	rules := process.Condition{Name: "rules"}
 	if st := m.server.Rules(); st.Err != nil {
@@ -136,6 +137,11 @@ func (m *meshserver) conditions() []process.Condition {
 			c.Degraded, c.Detail = true, err.Error()
 		}
 		all = append(all, c)
+	}
+	for _, st := range m.server.Catalog().View().Statuses() {
+		if st.Kind == file.Kind && st.Phase != model.Live {
+			all = append(all, process.Condition{Name: "source " + st.Source, Degraded: true, Detail: st.Phase.String() + ": " + st.Err})
+		}
 	}
 	return all
 }

@@ -3,9 +3,11 @@
 package e2e_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -106,23 +108,34 @@ func TestSidecarStop(t *testing.T) {
 	client := mesh.Sidecar(testenv.Workload{Name: "web", App: "web"})
 	eventually(t, "both instances arrive", uses(client, "cart", a.Inbound, b.Inbound))
 	noneFailed(t, underLoad(t, client.Proxy, "cart", func(*openloop.Loop) {
-		slow := make(chan error, 1)
-		go func() { slow <- answers(http.DefaultClient, "http://"+b.Inbound+"/?delay=1500ms", `"id":"cart-b"`)(t.Context()) }()
-		eventually(t, "a slow request is under way", says("http://"+b.Admin+"/stats/prometheus", http.StatusOK, `downstream_request_active{direction="inbound"`))
-		closed := make(chan time.Time, 1)
-		if err := syscall.Kill(b.Pid(), syscall.SIGTERM); err != nil {
+		slow, err := net.Dial("tcp", b.Inbound)
+		if err != nil {
 			t.Fatal(err)
 		}
+		defer slow.Close()
+		if _, err := io.WriteString(slow, "GET /?delay=1500ms HTTP/1.1\r\nHost: cart\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		ended, closed := make(chan struct{}), make(chan time.Time, 1)
+		go func() {
+			defer close(ended)
+			b.Stop()
+		}()
 		go func() { closed <- refusedAt(t.Context(), b.Inbound) }()
 		eventually(t, "callers leave the instance", uses(client, "cart", a.Inbound))
 		left := time.Now()
 		if at := <-closed; at.Before(left) {
 			t.Errorf("the port closed %v before callers had left", left.Sub(at))
 		}
-		if err := <-slow; err != nil {
-			t.Errorf("the slow request: %v", err)
+		resp, err := http.ReadResponse(bufio.NewReader(slow), nil)
+		if err != nil {
+			t.Fatalf("the slow request: %v", err)
 		}
-		b.Stop() // waits for its end
+		defer resp.Body.Close()
+		if body, err := readAll(resp); err != nil || !strings.Contains(body, `"id":"cart-b"`) {
+			t.Errorf("the slow request: %v %s", err, body)
+		}
+		<-ended
 	}))
 	if out := b.Output(); !strings.Contains(out, `"msg":"stopped"`) {
 		t.Errorf("it did not end in order:\n%s", out)

@@ -161,6 +161,33 @@ func TestJoin(t *testing.T) {
 	})
 }
 
+// TestJoinWhileMigrating: one registry holds the application's own address, and
+// another the listener that its sidecar registered.
+func TestJoinWhileMigrating(t *testing.T) {
+	sick := endpoint("10.0.0.1:8080")
+	sick.Health = model.Unhealthy
+	c := newCatalog()
+	c.Source("builtin").Apply(model.Update{Workloads: []*model.Workload{workload("w1", "10.0.0.1", "127.0.0.1:8080", "0.0.0.0:20881", "version", "v2")}})
+	c.Source("zk").Apply(model.Update{Services: []*model.Service{service("cart", endpoint("10.0.0.1:20881"))}})
+	check(t, c, "cart", seen{"10.0.0.1:20881", "", "app=cart-app,mesh-origin=zk,version=v2", "w1", "healthy", []string{"zk"}})
+
+	c.Source("consul").Apply(model.Update{Services: []*model.Service{service("cart", endpoint("10.0.0.1:8080"))}})
+	joined := seen{"10.0.0.1:20881", "10.0.0.1:8080", "app=cart-app,mesh-origin=consul,version=v2", "w1", "healthy", []string{"consul", "zk"}}
+	check(t, c, "cart", joined)
+	check(t, c, "cart@zk", joined)
+
+	c.Source("consul").Apply(model.Update{Services: []*model.Service{service("cart", sick)}})
+	joined.Health = "unhealthy"
+	check(t, c, "cart", joined)
+}
+
+func TestInboundOfAnotherAddressJoinsNothing(t *testing.T) {
+	c := newCatalog()
+	c.Source("zk").Apply(model.Update{Services: []*model.Service{service("cart", endpoint("10.0.0.9:8080"))}})
+	c.Source("builtin").Apply(model.Update{Workloads: []*model.Workload{workload("thief", "10.6.6.6", "10.0.0.9:8080", "10.6.6.6:20881")}})
+	check(t, c, "cart", seen{"10.0.0.9:8080", "", "mesh-origin=zk", "", "healthy", []string{"zk"}})
+}
+
 func TestSubscription(t *testing.T) {
 	c := newCatalog()
 	zk := c.Source("zk")

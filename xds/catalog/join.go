@@ -19,32 +19,48 @@ type join struct {
 // join indexes the inbound ports of w and marks the hosts they serve.
 func (c *Catalog) join(src *source, w *model.Workload, touched map[model.Host]struct{}) {
 	for _, in := range w.Inbound {
-		at := registeredAt(w, in)
-		list := append(slices.Clip(c.joins[at]), join{src, w, listenAt(w, in)})
-		slices.SortStableFunc(list, func(a, b join) int {
-			if d := c.byPriority(a.source, b.source); d != 0 {
-				return d
-			}
-			return strings.Compare(a.workload.Name, b.workload.Name)
-		})
-		c.joins[at] = list
-		c.touchHostsAt(at, touched)
+		for _, at := range joinedAt(w, in) {
+			list := append(slices.Clip(c.joins[at]), join{src, w, listenAt(w, in)})
+			slices.SortStableFunc(list, func(a, b join) int {
+				if d := c.byPriority(a.source, b.source); d != 0 {
+					return d
+				}
+				return strings.Compare(a.workload.Name, b.workload.Name)
+			})
+			c.joins[at] = list
+			c.touchHostsAt(at, touched)
+		}
 	}
 }
 
 // unjoin takes the inbound ports of w out of the index.
 func (c *Catalog) unjoin(src *source, w *model.Workload, touched map[model.Host]struct{}) {
 	for _, in := range w.Inbound {
-		at := registeredAt(w, in)
-		rest := slices.DeleteFunc(slices.Clone(c.joins[at]), func(j join) bool {
-			return j.source == src && j.workload.Name == w.Name
-		})
-		if len(rest) == 0 {
-			delete(c.joins, at)
-		} else {
-			c.joins[at] = rest
+		for _, at := range joinedAt(w, in) {
+			c.dropJoin(src, w, at)
+			c.touchHostsAt(at, touched)
 		}
-		c.touchHostsAt(at, touched)
+	}
+}
+
+// joinedAt are the addresses at which registries may hold the port: the
+// application's own, and the listener's where a sidecar registered itself.
+func joinedAt(w *model.Workload, in model.Inbound) []netip.AddrPort {
+	app, listen := registeredAt(w, in), listenAt(w, in)
+	if app == listen {
+		return []netip.AddrPort{app}
+	}
+	return []netip.AddrPort{app, listen}
+}
+
+func (c *Catalog) dropJoin(src *source, w *model.Workload, at netip.AddrPort) {
+	rest := slices.DeleteFunc(slices.Clone(c.joins[at]), func(j join) bool {
+		return j.source == src && j.workload.Name == w.Name
+	})
+	if len(rest) == 0 {
+		delete(c.joins, at)
+	} else {
+		c.joins[at] = rest
 	}
 }
 
@@ -55,14 +71,10 @@ func (c *Catalog) touchHostsAt(at netip.AddrPort, touched map[model.Host]struct{
 }
 
 // registeredAt is the address under which registries know the application
-// behind an inbound port. An application on loopback is known by the workload's
-// address: another machine's 127.0.0.1 is another application.
+// behind an inbound port: the workload's, never the loopback that its sidecar
+// dials, since another machine's 127.0.0.1 is another application.
 func registeredAt(w *model.Workload, in model.Inbound) netip.AddrPort {
-	ip := in.App.Addr()
-	if ip.IsLoopback() || ip.IsUnspecified() || !ip.IsValid() {
-		ip = w.Address
-	}
-	return netip.AddrPortFrom(ip, in.App.Port())
+	return netip.AddrPortFrom(w.Address, in.App.Port())
 }
 
 func listenAt(w *model.Workload, in model.Inbound) netip.AddrPort {
@@ -82,7 +94,9 @@ func (c *Catalog) joinEndpoint(e *model.Endpoint) {
 		return
 	}
 	w := list[0].workload
-	e.Registered, e.Address = e.Address, list[0].listen
+	if e.Address != list[0].listen {
+		e.Registered, e.Address = e.Address, list[0].listen
+	}
 	e.Workload, e.MeshTLS = w.Name, w.MeshTLS
 	e.Labels = w.Labels.With(e.Labels)
 	if w.App != "" {

@@ -42,8 +42,9 @@ func (c *Catalog) merge(host model.Host) *model.Service {
 	merged := make([]model.Endpoint, 0, total)
 	origins := originCache{}
 	for _, src := range holders {
+		only := []string{src.name} // shared: nobody modifies it
 		for _, e := range src.services[host].Endpoints {
-			e.Registries = []string{src.name}
+			e.Registries = only
 			e.Labels = origins.label(e.Labels, src.name)
 			if e.Weight == 0 {
 				e.Weight = model.DefaultWeight
@@ -51,15 +52,14 @@ func (c *Catalog) merge(host model.Host) *model.Service {
 			merged = append(merged, e)
 		}
 	}
+	// One registry may hold the application's address and another, written by
+	// its sidecar, the listener's: they are one endpoint once they are joined.
+	for i := range merged {
+		c.joinEndpoint(&merged[i])
+	}
 	// Stable: reports of one endpoint stay in the order of their sources.
 	slices.SortStableFunc(merged, compareEndpoints)
 	m.Endpoints = foldEndpoints(merged, c.priority)
-	for i := range m.Endpoints {
-		c.joinEndpoint(&m.Endpoints[i])
-	}
-	slices.SortFunc(m.Endpoints, compareEndpoints)
-	// Two registered addresses may be served by one sidecar listener.
-	m.Endpoints = slices.CompactFunc(m.Endpoints, func(a, b model.Endpoint) bool { return compareEndpoints(a, b) == 0 })
 	return m
 }
 
@@ -94,17 +94,25 @@ func foldEndpoints(sorted []model.Endpoint, priority map[string]int) []model.End
 			continue
 		}
 		have := &out[len(out)-1]
-		registries := append(slices.Clip(have.Registries), e.Registries...)
+		registries := have.Registries
+		if !slices.Contains(registries, e.Registries[0]) {
+			registries = append(slices.Clip(registries), e.Registries[0])
+		}
 		health := max(have.Health, e.Health)
 		samePriority := priority[have.Registries[0]] == priority[e.Registries[0]]
 		if samePriority && e.Changed.After(have.Changed) {
-			registries[0], registries[len(registries)-1] = registries[len(registries)-1], registries[0]
+			// The winner stands first until the end.
+			i := slices.Index(registries, e.Registries[0])
+			registries = slices.Clone(registries)
+			registries[0], registries[i] = registries[i], registries[0]
 			*have = e
 		}
 		have.Registries, have.Health = registries, health
 	}
 	for i := range out {
-		slices.Sort(out[i].Registries)
+		if len(out[i].Registries) > 1 {
+			out[i].Registries = slices.Sorted(slices.Values(out[i].Registries))
+		}
 	}
 	return out
 }
