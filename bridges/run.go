@@ -228,7 +228,7 @@ func (r *run) noteSave(result saveResult) {
 		r.dirty = true
 		r.metrics.saves.WithLabelValues("failed").Inc()
 		if was == nil {
-			r.log.Error("last complete read cannot be kept on disk, the mesh works on from memory", "err", result.err)
+			r.log.Error("last complete read cannot be kept on disk, the mesh works on from memory", "error", result.err)
 		}
 	} else {
 		r.metrics.saves.WithLabelValues("ok").Inc()

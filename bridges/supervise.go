@@ -147,11 +147,11 @@ func (r *run) coldStart() {
 	why := "not read since the start"
 	if r.cfg.Dir != "" {
 		if err := r.disk.sweep(); err != nil {
-			r.log.Warn("remove half-written files", "err", err)
+			r.log.Warn("remove half-written files", "error", err)
 		}
 		k, found, err := r.disk.load()
 		if err != nil {
-			r.log.Error("last complete read is lost, starting from nothing", "err", err)
+			r.log.Error("last complete read is lost, starting from nothing", "error", err)
 			why += "; " + err.Error()
 		}
 		if found {
@@ -172,6 +172,6 @@ func (r *run) lost(ctx context.Context, err error, wait time.Duration) {
 	if was := r.Status(); was.Phase == model.Live || was.Err != err.Error() {
 		level = slog.LevelWarn
 	}
-	r.log.Log(ctx, level, "registry cannot be followed, what is known stays", "err", err, "retry_in", wait)
+	r.log.Log(ctx, level, "registry cannot be followed, what is known stays", "error", err, "retry_in", wait)
 	r.report(model.SourceStatus{Err: err.Error(), Skipped: r.reported.Skipped})
 }

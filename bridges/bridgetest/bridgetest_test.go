@@ -112,6 +112,24 @@ func TestALostEndpointIsFoundOnce(t *testing.T) {
 	complaints.want(t, "lost 1 endpoints")
 }
 
+func TestABrokenInstanceThatGoesIsALoss(t *testing.T) {
+	complaints := &notes{TB: t}
+	r := newRecorder(complaints)
+	all := estate(1, 2)
+	m := newMemory(faults{forgetful: true})
+	m.PutAll(t, all)
+	u, _ := m.read(true)
+	r.Apply(u)
+	r.pin(all...)
+	m.Break(t, all[0])
+	u, skipped := m.read(false)
+	r.Apply(u)
+	complaints.want(t, "lost 1 endpoints")
+	if len(skipped) != 1 {
+		t.Errorf("skipped %v", skipped)
+	}
+}
+
 func TestAChangedVersionOfAPinnedInstanceIsALoss(t *testing.T) {
 	complaints := &notes{TB: t}
 	r := newRecorder(complaints)

@@ -52,6 +52,10 @@ type Registry interface {
 	// Reason by which the source must report it, or "" when this kind of
 	// registry lets nobody store such a thing.
 	PutBroken(t testing.TB, service string) string
+	// Break overwrites what is registered for i, in its place, with something
+	// that cannot be understood; Put and Remove work on it as before. It returns
+	// what PutBroken does.
+	Break(t testing.TB, i Instance) string
 	// Expire ends the leases of all instances at once, as when their
 	// applications died or were cut off, and returns when the registry has
 	// taken them away.

@@ -20,18 +20,18 @@ type memory struct {
 
 	mu        sync.Mutex // guards the fields below
 	instances map[string]map[netip.AddrPort]string
-	broken    map[string]bool
+	broken    map[string]map[netip.AddrPort]bool // the zero address stands for what never was an instance
 	changed   map[string]bool
 	wake      chan struct{}
 }
 
 type faults struct {
-	emptyFirst, deltaFirst, liveFirst, late bool
+	emptyFirst, deltaFirst, liveFirst, late, forgetful bool
 }
 
 func newMemory(f faults) *memory {
 	return &memory{
-		faults: f, instances: map[string]map[netip.AddrPort]string{}, broken: map[string]bool{}, changed: map[string]bool{}, wake: make(chan struct{}, 1),
+		faults: f, instances: map[string]map[netip.AddrPort]string{}, broken: map[string]map[netip.AddrPort]bool{}, changed: map[string]bool{}, wake: make(chan struct{}, 1),
 	}
 }
 
@@ -47,7 +47,7 @@ func (m *memory) change(service string, do func(map[netip.AddrPort]string)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.instances[service] == nil {
-		m.instances[service] = map[netip.AddrPort]string{}
+		m.instances[service], m.broken[service] = map[netip.AddrPort]string{}, map[netip.AddrPort]bool{}
 	}
 	do(m.instances[service])
 	m.changed[service] = true
@@ -58,7 +58,10 @@ func (m *memory) change(service string, do func(map[netip.AddrPort]string)) {
 }
 
 func (m *memory) Put(_ testing.TB, i Instance) {
-	m.change(i.Service, func(all map[netip.AddrPort]string) { all[i.Address] = i.Version })
+	m.change(i.Service, func(all map[netip.AddrPort]string) {
+		all[i.Address] = i.Version
+		delete(m.broken[i.Service], i.Address)
+	})
 }
 
 func (m *memory) PutAll(t testing.TB, all []Instance) {
@@ -68,11 +71,24 @@ func (m *memory) PutAll(t testing.TB, all []Instance) {
 }
 
 func (m *memory) Remove(_ testing.TB, i Instance) {
-	m.change(i.Service, func(all map[netip.AddrPort]string) { delete(all, i.Address) })
+	m.change(i.Service, func(all map[netip.AddrPort]string) {
+		delete(all, i.Address)
+		delete(m.broken[i.Service], i.Address)
+	})
+}
+
+func (m *memory) Break(_ testing.TB, i Instance) string {
+	m.change(i.Service, func(all map[netip.AddrPort]string) {
+		m.broken[i.Service][i.Address] = true
+		if m.faults.forgetful {
+			delete(all, i.Address)
+		}
+	})
+	return "broken thing"
 }
 
 func (m *memory) PutBroken(_ testing.TB, service string) string {
-	m.change(service, func(map[netip.AddrPort]string) { m.broken[service] = true })
+	m.change(service, func(map[netip.AddrPort]string) { m.broken[service][netip.AddrPort{}] = true })
 	return "broken thing"
 }
 
@@ -88,7 +104,7 @@ func (m *memory) read(all bool) (u model.Update, skipped []model.Rejected) {
 	defer m.mu.Unlock()
 	u.Full = all
 	for _, name := range slices.Sorted(maps.Keys(m.instances)) {
-		if m.broken[name] {
+		if len(m.broken[name]) > 0 {
 			skipped = append(skipped, model.Rejected{Where: name, Reason: "broken thing"})
 		}
 		if !all && !m.changed[name] {

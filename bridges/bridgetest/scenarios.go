@@ -17,6 +17,7 @@ func scenarios() []scenario {
 		{name: "the first read is complete", play: playFirstRead},
 		{name: "an instance comes, changes and goes", play: playChanges},
 		{name: "one entry that cannot be understood", play: playBroken},
+		{name: "an instance that cannot be understood any more", play: playUnreadable},
 		{name: "an instance that flaps", play: playFlap},
 		{name: "five hundred services", play: playMany},
 		{name: "all leases end", play: playExpiry},
@@ -82,14 +83,51 @@ func playBroken(s *stage) {
 		s.Skip("this registry lets nobody store such a thing")
 	}
 	s.live(all...)
+	s.awaitSkipped(mark)
+	if services := s.mesh.since(0)[0].Services; len(services) != 2 {
+		s.Errorf("%d services, want 2", len(services))
+	}
+	s.alive(all[0].Service)
+}
+
+// awaitSkipped waits until an entry with mark in its place or reason is reported.
+func (s *stage) awaitSkipped(mark string) {
+	s.Helper()
 	s.mesh.await(s, "the bad entry reported", func() bool {
 		return slices.ContainsFunc(s.mesh.status.Skipped, func(r model.Rejected) bool {
 			return strings.Contains(r.Where+" "+r.Reason, mark) && r.Where != "" && r.Reason != ""
 		})
 	})
-	if services := s.mesh.since(0)[0].Services; len(services) != 2 {
-		s.Errorf("%d services, want 2", len(services))
+}
+
+// playUnreadable breaks an instance: whoever registered it still holds its place,
+// so it stays as it was until it goes or can be understood again.
+func playUnreadable(s *stage) {
+	all := estate(2, 3)
+	s.PutAll(s, all)
+	s.live(all...)
+	mark := s.Break(s, all[0])
+	if mark == "" {
+		s.Skip("this registry lets nobody store such a thing")
 	}
+	s.awaitSkipped(mark)
+	s.Break(s, all[1])
+	s.alive(all[0].Service) // the pinned ones are there all the time
+	if s.proxy != nil {     // and are known when the registry is read anew
+		s.proxy.Cut()
+		s.mesh.awaitPhase(s, model.Stale)
+		s.proxy.Resume()
+		s.mesh.awaitPhase(s, model.Live)
+		s.alive(all[0].Service)
+	}
+	s.mesh.unpin(all[:2]...)
+	all[0].Version = "mended"
+	s.Put(s, all[0])
+	s.mesh.awaitAll(s, all[0])
+	s.mesh.pin(all[0])
+	s.Remove(s, all[1])
+	s.mesh.awaitGone(s, all[1])
+	s.mesh.await(s, "nothing skipped", func() bool { return len(s.mesh.status.Skipped) == 0 })
 	s.alive(all[0].Service)
 }
 

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -71,6 +72,7 @@ type Registry struct {
 	byName  map[string]*lease
 	byID    map[string]*lease
 	byHost  map[model.Host]map[*lease]struct{}
+	byPlace map[netip.AddrPort]map[*lease]struct{} // by where endpoints of its inbound ports stand
 	ends    endings
 	dirty   changes
 }
@@ -124,7 +126,8 @@ func New(cfg Config) (*Registry, error) {
 	r := &Registry{
 		cfg: cfg, wake: make(chan struct{}, 1),
 		byName: map[string]*lease{}, byID: map[string]*lease{}, byHost: map[model.Host]map[*lease]struct{}{},
-		dirty: newChanges(),
+		byPlace: map[netip.AddrPort]map[*lease]struct{}{},
+		dirty:   newChanges(),
 	}
 	if cfg.Dir != "" {
 		r.journal = newJournal(cfg.Dir, cfg.Name)
@@ -149,11 +152,11 @@ func (r *Registry) Register(ctx context.Context, w model.Workload, ttl time.Dura
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
+	w.Inbound = slices.Clone(w.Inbound) // check normalises it
 	hosts, err := check(&w, ttl)
 	if err != nil {
 		return "", err
 	}
-	w.Inbound = slices.Clone(w.Inbound)
 	l := &lease{id: rand.Text(), ttl: ttl, workload: &w, hosts: hosts}
 
 	r.mu.Lock()
@@ -256,6 +259,13 @@ func (r *Registry) add(l *lease) {
 		}
 		r.byHost[h][l] = struct{}{}
 	}
+	for i := range l.workload.Inbound {
+		at := placeOf(l.workload, i)
+		if r.byPlace[at] == nil {
+			r.byPlace[at] = map[*lease]struct{}{}
+		}
+		r.byPlace[at][l] = struct{}{}
+	}
 	heap.Push(&r.ends, l)
 }
 
@@ -267,15 +277,27 @@ func (r *Registry) remove(l *lease) {
 			delete(r.byHost, h)
 		}
 	}
+	for i := range l.workload.Inbound {
+		at := placeOf(l.workload, i)
+		if delete(r.byPlace[at], l); len(r.byPlace[at]) == 0 {
+			delete(r.byPlace, at)
+		}
+	}
 	heap.Remove(&r.ends, l.place)
 }
 
-// mark notes that what others see of l changed; r.mu is held.
+// mark notes that what others see of l changed, and what they see of those whose
+// places it took or gave back; r.mu is held.
 func (r *Registry) mark(l *lease) {
 	r.dirty.names[l.workload.Name] = struct{}{}
 	r.dirty.leases[l.workload.Name] = struct{}{}
 	for _, h := range l.hosts {
 		r.dirty.hosts[h] = struct{}{}
+	}
+	for i := range l.workload.Inbound {
+		for other := range r.byPlace[placeOf(l.workload, i)] {
+			r.dirty.names[other.workload.Name] = struct{}{}
+		}
 	}
 }
 

@@ -30,6 +30,15 @@ type mesh struct {
 	applies   int
 	firstFull bool
 	status    model.SourceStatus
+	held      *model.Service // of a former process; immutable
+}
+
+// Held implements bridges.Holder.
+func (m *mesh) Held(host model.Host) *model.Service {
+	if m.held != nil && m.held.Host == host {
+		return m.held
+	}
+	return nil
 }
 
 func (m *mesh) Apply(u model.Update) {
@@ -120,7 +129,11 @@ func echo(name, addr, app string) model.Workload {
 // start runs r in the bubble of the test until its end.
 func start(t *testing.T, r *Registry) (*mesh, func()) {
 	t.Helper()
-	m := &mesh{}
+	return startWith(t, r, &mesh{})
+}
+
+func startWith(t *testing.T, r *Registry, m *mesh) (*mesh, func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx, m) }()
@@ -389,14 +402,17 @@ func TestRestartGivesEveryLeaseItsWholeTime(t *testing.T) {
 	})
 }
 
-func TestDamagedFileIsPutAsideAndDelaysTheFirstReport(t *testing.T) {
+func TestDamagedFileIsPutAsideAndNothingIsReportedAsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		r := registry(t, Config{Dir: dir})
-		_, stop := start(t, r)
+		m, stop := start(t, r)
 		register(t, r, echo("a", "127.0.0.2", "127.0.0.1:8081"), time.Hour)
+		register(t, r, echo("short", "127.0.0.3", "127.0.0.1:8081"), time.Second)
 		synctest.Wait()
 		stop()
+		lost := echo("lost", "127.0.0.4", "127.0.0.1:8081") // held by the mesh, not in the file
+		m.held = derived(t, lost)
 		path := filepath.Join(dir, "builtin.leases")
 		data, err := os.ReadFile(path)
 		if err != nil {
@@ -406,20 +422,47 @@ func TestDamagedFileIsPutAsideAndDelaysTheFirstReport(t *testing.T) {
 			t.Fatal(err)
 		}
 		r = registry(t, Config{Dir: dir})
-		m, stop := start(t, r)
+		held := m.held
+		m, stop = startWith(t, r, &mesh{held: held})
 		defer stop()
-		if applies, _, _ := m.count(); applies != 0 || m.said().Phase != model.Syncing || !strings.Contains(m.said().Err, "line 1") {
-			t.Errorf("at once: %d updates, %v, %q", applies, m.said().Phase, m.said().Err)
+		want := []string{"127.0.0.2:8081 app=echo,version=v1", "127.0.0.3:8081 app=echo,version=v1", "127.0.0.4:8081 app=echo,version=v1"}
+		if d := cmp.Diff(want, m.endpoints("echo.shop")); d != "" || m.workload("a") == nil || m.beganFull() {
+			t.Errorf("at once, full %v (-want +got):\n%s", m.beganFull(), d)
+		}
+		if m.said().Phase != model.Syncing || !strings.Contains(m.said().Err, "line 1") {
+			t.Errorf("at once: %v, %q", m.said().Phase, m.said().Err)
+		}
+		time.Sleep(2 * time.Second) // the short lease ends
+		id := register(t, r, echo("new", "127.0.0.5", "127.0.0.1:8081"), time.Minute)
+		register(t, r, echo("left", "127.0.0.6", "127.0.0.1:8081"), time.Minute)
+		synctest.Wait()
+		want = append(want, "127.0.0.5:8081 app=echo,version=v1", "127.0.0.6:8081 app=echo,version=v1")
+		if d := cmp.Diff(want, m.endpoints("echo.shop")); d != "" || m.said().Phase != model.Syncing {
+			t.Errorf("while settling, %v (-want +got):\n%s", m.said().Phase, d)
+		}
+		if err := r.Renew(t.Context(), id); err != nil {
+			t.Error(err)
 		}
 		time.Sleep(settleTime)
 		synctest.Wait()
-		if got := m.endpoints("echo.shop"); len(got) != 1 || m.said().Phase != model.Live {
-			t.Errorf("after %v: %v, %v", settleTime, got, m.said().Phase)
+		want = []string{want[0], want[3], want[4]}
+		if d := cmp.Diff(want, m.endpoints("echo.shop")); d != "" || m.said().Phase != model.Live {
+			t.Errorf("after %v, %v (-want +got):\n%s", settleTime, m.said().Phase, d)
 		}
 		if _, err := os.Stat(path + ".damaged"); err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+// derived is the service that a workload alone makes.
+func derived(t *testing.T, w model.Workload) *model.Service {
+	t.Helper()
+	hosts, err := check(&w, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return (&run{}).service(hosts[0], []*lease{{workload: &w, hosts: hosts}})
 }
 
 func TestFullDiskIsShownAndHealsByItself(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/xds/model"
 )
 
-// check validates a workload and normalises its address; it returns the hosts
+// check validates a workload and normalises its addresses in place; it returns the hosts
 // that it announces, each once. The error names every mistake and wraps ErrInvalid.
 func check(w *model.Workload, ttl time.Duration) ([]model.Host, error) {
 	var errs []error
@@ -51,13 +51,9 @@ func check(w *model.Workload, ttl time.Duration) ([]model.Host, error) {
 	for i := range w.Inbound {
 		in := &w.Inbound[i]
 		field := fmt.Sprintf("inbound[%d].", i)
-		switch {
-		case !in.App.IsValid():
-			bad(field+"app", "is missing")
-		case in.App.Port() == 0:
-			bad(field+"app", "%v has no port", in.App)
-		}
-		checkListen(in, field, bad)
+		in.App, in.Listen = unmap(in.App), unmap(in.Listen)
+		checkApp(in, w.Address, field, bad)
+		checkListen(in, w.Address, field, bad)
 		for j := range i {
 			other := &w.Inbound[j]
 			if other.App.Port() == in.App.Port() {
@@ -86,8 +82,27 @@ func check(w *model.Workload, ttl time.Duration) ([]model.Host, error) {
 	return hosts, invalid(w.Name, errs)
 }
 
-// checkListen checks where the sidecar listens against where the application does.
-func checkListen(in *model.Inbound, field string, bad func(field, format string, args ...any)) {
+// unmap makes an IPv4 address of one that IPv6 wraps: others compare with ==.
+func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
+// checkApp checks where the application listens. It is registered at the port of
+// address, so it must be reached there: its sidecar dials it on this machine.
+func checkApp(in *model.Inbound, address netip.Addr, field string, bad func(field, format string, args ...any)) {
+	if !in.App.IsValid() {
+		bad(field+"app", "is missing")
+		return
+	}
+	if in.App.Port() == 0 {
+		bad(field+"app", "%v has no port", in.App)
+	}
+	if ip := in.App.Addr(); address.IsValid() && ip != address && !ip.IsLoopback() && !ip.IsUnspecified() {
+		bad(field+"app", "%v is of another machine, want a loopback address, 0.0.0.0, :: or the workload's %v", in.App, address)
+	}
+}
+
+// checkListen checks where the sidecar listens against where the application does
+// and where others reach the workload.
+func checkListen(in *model.Inbound, address netip.Addr, field string, bad func(field, format string, args ...any)) {
 	if in.Protocol > model.Bolt {
 		bad(field+"protocol", "%d is none", uint8(in.Protocol))
 	}
@@ -101,6 +116,9 @@ func checkListen(in *model.Inbound, field string, bad func(field, format string,
 		bad(field+"listen", "has no port")
 		return
 	}
+	if in.Listen.Addr().IsLoopback() && address.IsValid() && !address.IsLoopback() {
+		bad(field+"listen", "%v is loopback, but the workload is reached at %v", in.Listen, address)
+	}
 	if overlap(in.App, in.Listen) {
 		bad(field+"listen", "%v is where the application listens (%v)", in.Listen, in.App)
 	}
@@ -111,7 +129,7 @@ func overlap(a, b netip.AddrPort) bool {
 	if !a.IsValid() || !b.IsValid() || a.Port() != b.Port() {
 		return false
 	}
-	return a.Addr().Unmap() == b.Addr().Unmap() || a.Addr().IsUnspecified() || b.Addr().IsUnspecified()
+	return a.Addr() == b.Addr() || a.Addr().IsUnspecified() || b.Addr().IsUnspecified()
 }
 
 // checkName takes what is readable in a URL, a label and a log line.

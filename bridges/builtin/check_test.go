@@ -51,6 +51,18 @@ func TestEveryMistakeIsNamed(t *testing.T) {
 		{"tcp without a service port", change(func(w *model.Workload) { w.Inbound[0].Protocol = model.TCP }), time.Minute, []string{"inbound[0].servicePort: is 0; tcp has no default"}},
 		{"two with one port", change(func(w *model.Workload) { w.Inbound = append(w.Inbound, w.Inbound[0]) }), time.Minute,
 			[]string{"inbound[1].app: port 8080 is inbound[0]'s too", "inbound[1].listen: 0.0.0.0:20881 is inbound[0]'s too"}},
+		{"an application elsewhere", change(func(w *model.Workload) { w.Inbound[0].App = netip.MustParseAddrPort("10.0.0.8:8080") }), time.Minute,
+			[]string{"inbound[0].app: 10.0.0.8:8080 is of another machine, want a loopback address, 0.0.0.0, :: or the workload's 10.0.0.7"}},
+		{"an application at the workload's address", change(func(w *model.Workload) { w.Inbound[0].App = netip.MustParseAddrPort("10.0.0.7:8080") }), time.Minute, nil},
+		{"an application at every address", change(func(w *model.Workload) { w.Inbound[0].App = netip.MustParseAddrPort("[::]:8080") }), time.Minute, nil},
+		{"an application at the IPv6 form of the workload's", change(func(w *model.Workload) {
+			w.Inbound[0].App = netip.MustParseAddrPort("[::ffff:10.0.0.7]:8080")
+		}), time.Minute, nil},
+		{"a sidecar that nobody reaches", change(func(w *model.Workload) { w.Inbound[0].Listen = netip.MustParseAddrPort("[::ffff:127.0.0.1]:20881") }), time.Minute,
+			[]string{"inbound[0].listen: 127.0.0.1:20881 is loopback, but the workload is reached at 10.0.0.7"}},
+		{"everything on loopback", change(func(w *model.Workload) {
+			w.Address, w.Inbound[0].Listen = netip.MustParseAddr("127.0.0.2"), netip.MustParseAddrPort("127.0.0.2:20881")
+		}), time.Minute, nil},
 		{"an entry that says nothing", change(func(w *model.Workload) {
 			w.Inbound[0].Listen, w.Inbound[0].Service = netip.AddrPort{}, ""
 		}), time.Minute, []string{"inbound[0].listen: is missing, and so is service"}},
@@ -78,6 +90,20 @@ func TestEveryMistakeIsNamed(t *testing.T) {
 				t.Errorf("%d mistakes named, want %d:\n%v", got, len(tt.want), err)
 			}
 		})
+	}
+}
+
+func TestAddressesAreNormalised(t *testing.T) {
+	r := registry(t, Config{})
+	w := echo("echo-1", "::ffff:10.0.0.7", "[::ffff:127.0.0.1]:8080")
+	w.Inbound[0].Listen = netip.MustParseAddrPort("[::ffff:10.0.0.7]:20881")
+	register(t, r, w, time.Minute)
+	got := r.List()[0].Workload
+	if got.Address.String() != "10.0.0.7" || got.Inbound[0].App.String() != "127.0.0.1:8080" || got.Inbound[0].Listen.String() != "10.0.0.7:20881" {
+		t.Errorf("got %v, %+v", got.Address, got.Inbound)
+	}
+	if w.Inbound[0].App.String() != "[::ffff:127.0.0.1]:8080" {
+		t.Error("the caller's workload was modified")
 	}
 }
 

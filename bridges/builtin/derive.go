@@ -58,10 +58,7 @@ func (n *run) service(h model.Host, leases []*lease) *model.Service {
 			s.Endpoints = append(s.Endpoints, ep)
 		}
 	}
-	slices.SortFunc(s.Ports, func(a, b model.Port) int { return cmp.Compare(a.Number, b.Number) })
-	slices.SortFunc(s.Endpoints, func(a, b model.Endpoint) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
-	})
+	sortService(s)
 	if delete(n.conflict, h); conflict.Where != "" {
 		if n.conflict == nil {
 			n.conflict = map[model.Host]model.Rejected{}
@@ -83,15 +80,66 @@ func endpointLabels(w *model.Workload) model.Labels {
 	return w.Labels.With(model.NewLabels(map[string]string{"app": w.App}))
 }
 
-// meshed is w as the catalog joins it: without the ports that no sidecar serves.
-func meshed(w *model.Workload) *model.Workload {
-	bare := func(in model.Inbound) bool { return !in.Listen.IsValid() }
-	if !slices.ContainsFunc(w.Inbound, bare) {
+// placeOf is where the endpoint of w's inbound port i stands.
+func placeOf(w *model.Workload, i int) netip.AddrPort {
+	return netip.AddrPortFrom(w.Address, w.Inbound[i].App.Port())
+}
+
+// meshed is the workload of l as the catalog joins it: without the ports that no
+// sidecar serves, and those whose place a later registration holds. r.mu is held.
+func (r *Registry) meshed(l *lease) *model.Workload {
+	w := l.workload
+	kept := make([]model.Inbound, 0, len(w.Inbound))
+	for i, in := range w.Inbound {
+		if in.Listen.IsValid() && r.holds(l, placeOf(w, i)) {
+			kept = append(kept, in)
+		}
+	}
+	if len(kept) == len(w.Inbound) {
 		return w
 	}
 	out := *w
-	out.Inbound = slices.DeleteFunc(slices.Clone(w.Inbound), bare)
+	out.Inbound = kept
 	return &out
+}
+
+// holds reports whether l registered last of those at a place; r.mu is held.
+func (r *Registry) holds(l *lease, at netip.AddrPort) bool {
+	for other := range r.byPlace[at] {
+		if other.seq > l.seq {
+			return false
+		}
+	}
+	return true
+}
+
+// keeping returns s with what before had at other places, for a time in which
+// nobody knows who of before lives.
+func keeping(s, before *model.Service) *model.Service {
+	if before == nil {
+		return s
+	}
+	out := *s
+	for _, p := range before.Ports {
+		if _, ok := out.Port(p.Number); !ok {
+			out.Ports = append(slices.Clip(out.Ports), p)
+		}
+	}
+	for _, e := range before.Endpoints {
+		same := func(o model.Endpoint) bool { return o.Address == e.Address && o.Port == e.Port }
+		if !slices.ContainsFunc(s.Endpoints, same) {
+			out.Endpoints = append(slices.Clip(out.Endpoints), e)
+		}
+	}
+	sortService(&out)
+	return &out
+}
+
+func sortService(s *model.Service) {
+	slices.SortFunc(s.Ports, func(a, b model.Port) int { return cmp.Compare(a.Number, b.Number) })
+	slices.SortFunc(s.Endpoints, func(a, b model.Endpoint) int {
+		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
+	})
 }
 
 func sameWorkload(a, b *model.Workload) bool {

@@ -13,9 +13,9 @@ import (
 	"github.com/isthmus-mesh/isthmus/xds/model"
 )
 
-// settleTime is how long the first report waits when the leases file was lost:
-// sidecars renew within it, are told that their lease is unknown and register
-// again, and nobody who lives is reported as gone.
+// settleTime is how long nothing is reported as gone when the leases file was
+// lost: sidecars renew within it, are told that their lease is unknown and
+// register again.
 const settleTime = 30 * time.Second
 
 // beat is how often a report confirms that the registry is live.
@@ -39,12 +39,9 @@ func (r *Registry) Run(ctx context.Context, sink bridges.Sink) error {
 	}()
 
 	n := &run{r: r, sink: sink, since: time.Now()}
-	if wait := n.restore(); wait > 0 {
-		n.report(model.Syncing)
-		if !sleep(ctx, wait) {
-			n.save()
-			return nil
-		}
+	if wait := n.restore(); wait > 0 && !n.settle(ctx, wait) {
+		n.save()
+		return nil
 	}
 	n.full()
 	n.report(model.Live)
@@ -64,6 +61,7 @@ type run struct {
 	unsaved  map[string]struct{}
 	saveErr  string
 	conflict map[model.Host]model.Rejected
+	told     map[model.Host]*model.Service // while settling
 }
 
 func (n *run) follow(ctx context.Context) {
@@ -111,7 +109,7 @@ func (n *run) step() {
 	n.r.dirty = newChanges()
 	for name := range d.names {
 		if l := n.r.byName[name]; l != nil {
-			u.Workloads = append(u.Workloads, l.workload)
+			u.Workloads = append(u.Workloads, n.r.meshed(l))
 		} else {
 			u.RemovedWorkloads = append(u.RemovedWorkloads, name)
 		}
@@ -137,9 +135,6 @@ func (n *run) step() {
 	}
 	maps.Copy(n.pending(), d.leases)
 	sortUpdate(&u)
-	for i, w := range u.Workloads {
-		u.Workloads[i] = meshed(w)
-	}
 	if len(u.Services)+len(u.Removed)+len(u.Workloads)+len(u.RemovedWorkloads) > 0 {
 		n.sink.Apply(u)
 	}
@@ -165,7 +160,7 @@ func (n *run) full() {
 	maps.Copy(n.pending(), n.r.dirty.leases)
 	n.r.dirty = newChanges()
 	for _, l := range n.r.byName {
-		u.Workloads = append(u.Workloads, l.workload)
+		u.Workloads = append(u.Workloads, n.r.meshed(l))
 	}
 	for h, set := range n.r.byHost {
 		members[h] = slices.Collect(maps.Keys(set))
@@ -178,9 +173,6 @@ func (n *run) full() {
 		u.Services = append(u.Services, n.service(h, leases))
 	}
 	sortUpdate(&u)
-	for i, w := range u.Workloads {
-		u.Workloads[i] = meshed(w)
-	}
 	n.sink.Apply(u)
 	n.save()
 }
@@ -192,8 +184,79 @@ func sortUpdate(u *model.Update) {
 	slices.Sort(u.RemovedWorkloads)
 }
 
+// settle reports what is known, and what registers, as additions for wait and
+// reports whether ctx lasted that long. Leases that end meanwhile stay: nobody
+// can tell yet who is gone and who only was forgotten.
+func (n *run) settle(ctx context.Context, wait time.Duration) bool {
+	n.told = map[model.Host]*model.Service{}
+	n.r.mu.Lock()
+	for _, l := range n.r.byName {
+		for _, h := range l.hosts {
+			n.r.dirty.hosts[h] = struct{}{}
+		}
+		n.r.dirty.names[l.workload.Name] = struct{}{}
+	}
+	n.r.mu.Unlock()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	live := time.NewTicker(beat)
+	defer live.Stop()
+	n.add()
+	n.report(model.Syncing)
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			n.told = nil
+			return true
+		case <-live.C:
+			n.save()
+			n.report(model.Syncing)
+		case <-n.r.wake:
+			n.add()
+		}
+	}
+}
+
+// add reports what came since the last time, and nothing as gone.
+func (n *run) add() {
+	u, members := model.Update{}, map[model.Host][]*lease{}
+	n.r.mu.Lock()
+	d := n.r.dirty
+	n.r.dirty = newChanges()
+	for name := range d.names {
+		if l := n.r.byName[name]; l != nil {
+			u.Workloads = append(u.Workloads, n.r.meshed(l))
+		}
+	}
+	for h := range d.hosts {
+		members[h] = slices.Collect(maps.Keys(n.r.byHost[h]))
+	}
+	n.r.mu.Unlock()
+
+	for h, leases := range members {
+		s := n.service(h, leases)
+		if s == nil {
+			continue
+		}
+		before := n.told[h]
+		if holder, ok := n.sink.(bridges.Holder); ok && before == nil {
+			before = holder.Held(h)
+		}
+		n.told[h] = keeping(s, before)
+		u.Services = append(u.Services, n.told[h])
+	}
+	maps.Copy(n.pending(), d.leases)
+	sortUpdate(&u)
+	if len(u.Services)+len(u.Workloads) > 0 {
+		n.sink.Apply(u)
+	}
+	n.save()
+}
+
 // restore takes over the leases of a former process, each with its whole time
-// from now on, and returns how long the first report has to wait.
+// from now on, and returns for how long nothing may be reported as gone.
 func (n *run) restore() time.Duration {
 	if n.r.journal == nil || n.r.journal.open {
 		return 0
@@ -307,15 +370,3 @@ func (n *run) report(phase model.SourcePhase) {
 
 // maxSkipped bounds what a report names.
 const maxSkipped = 100
-
-// sleep waits for d and reports whether ctx lasted that long.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
-}

@@ -45,8 +45,11 @@ func (s *suite) Addr() string                             { return "" }
 func (s *suite) Durable() bool                            { return true }
 func (s *suite) Source(testing.TB, string) bridges.Source { return s.r }
 func (s *suite) PutBroken(testing.TB, string) string      { return "" } // Register refuses it
-func (s *suite) Kill(t testing.TB)                        { t.Fatal("it dies with this process") }
-func (s *suite) Restart(t testing.TB)                     { t.Fatal("it dies with this process") }
+func (s *suite) Break(testing.TB, bridgetest.Instance) string {
+	return "" // as well
+}
+func (s *suite) Kill(t testing.TB)    { t.Fatal("it dies with this process") }
+func (s *suite) Restart(t testing.TB) { t.Fatal("it dies with this process") }
 func (s *suite) PutAll(t testing.TB, all []bridgetest.Instance) {
 	for _, i := range all {
 		s.Put(t, i)

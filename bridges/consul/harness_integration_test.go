@@ -168,6 +168,16 @@ func (r *registry) PutBroken(t testing.TB, service string) string {
 	return name
 }
 
+// Break registers the instance anew, at a host name.
+func (r *registry) Break(t testing.TB, i bridgetest.Instance) string {
+	t.Helper()
+	const name = "moved.example"
+	r.register(t, &api.AgentServiceRegistration{
+		ID: i.Service + "-" + i.Address.String(), Name: i.Service, Address: name, Port: int(i.Address.Port()), Meta: map[string]string{"version": i.Version},
+	})
+	return name
+}
+
 // Expire deregisters everything at once. Consul itself waits at least a minute
 // before it does so with services whose checks fail.
 func (r *registry) Expire(t testing.TB) {

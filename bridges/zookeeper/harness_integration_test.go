@@ -240,6 +240,23 @@ func (r *registry) PutBroken(t testing.TB, service string) string {
 	return "broken%zz"
 }
 
+// Break overwrites the data of the instance's node. A Dubbo provider's node says all
+// by its name, which nobody can change.
+func (r *registry) Break(t testing.TB, i bridgetest.Instance) string {
+	t.Helper()
+	if _, dubbo := r.layout.(dubboLayout); dubbo {
+		return ""
+	}
+	r.mu.Lock()
+	node := r.nodes[i.Service+" "+i.Address.String()]
+	r.mu.Unlock()
+	try(t, "overwrite "+node, func() error {
+		_, err := r.conn.Set(node, []byte(`{"name":17}`), -1)
+		return err
+	})
+	return path.Base(node)
+}
+
 // Expire ends the session of all applications, as the server does when they fall
 // silent: one transaction that deletes all they registered.
 func (r *registry) Expire(t testing.TB) {

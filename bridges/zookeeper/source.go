@@ -34,35 +34,36 @@ type Auth = watch.Auth
 
 // Config says which ZooKeeper to follow.
 type Config struct {
-	Name string `yaml:"name"` // unique in the mesh, "zk-main"; required
+	Name string // unique in the mesh, "zk-main"; required
 	// Servers are "host:port", port 2181 when missing, IPv6 in brackets;
 	// required. One entry may hold several separated by commas, and the last
 	// may end in a chroot: "a:2181,b:2181/prod".
-	Servers []string `yaml:"servers"`
+	Servers []string
 	// DubboRoots are the groups of Dubbo's registry, "/dubbo" or "dubbo"; nil
 	// means that one, an empty list means that none is followed.
-	DubboRoots []string `yaml:"dubbo_roots"`
+	DubboRoots []string
 	// SpringRoots are the discovery roots of Spring Cloud ZooKeeper; nil means
 	// "/services", an empty list none.
-	SpringRoots []string `yaml:"spring_roots"`
+	SpringRoots []string
 	// Namespace of the services; "" means "default".
-	Namespace string `yaml:"namespace"`
+	Namespace string
 	// SessionTimeout is asked for at the server, and the longest time until a
 	// silent connection is given up; 0 means 10 s, the least is 1 s.
-	SessionTimeout time.Duration `yaml:"session_timeout"`
-	Auth           []Auth        `yaml:"auth"`
+	SessionTimeout time.Duration
+	Auth           []Auth
 	// ServicePorts gives the port by which callers know a host, by the
 	// protocol's name in the registry ("dubbo", "tri", "http", "tls", "rmi"),
 	// over the default of the protocol. An unknown protocol that is named here
 	// is carried as TCP; one that is not is skipped.
-	ServicePorts map[string]uint16 `yaml:"service_ports"`
-	Log          *slog.Logger      `yaml:"-"` // nil discards
+	ServicePorts map[string]uint16
+	Log          *slog.Logger // nil discards
 }
 
 // Source follows one ZooKeeper.
 type Source struct {
-	name string
-	cfg  watch.Config
+	name   string
+	cfg    watch.Config
+	memory watch.Memory // used by Run only
 }
 
 var _ bridges.Source = (*Source)(nil)
@@ -95,7 +96,7 @@ func New(cfg Config) (*Source, error) {
 		w.SessionTimeout = defaultTimeout
 	}
 	if w.SessionTimeout < minTimeout {
-		fail("session_timeout: %v, want at least %v", w.SessionTimeout, minTimeout)
+		fail("sessionTimeout: %v, want at least %v", w.SessionTimeout, minTimeout)
 	}
 	for i, a := range w.Auth {
 		if a.Scheme == "" || a.Credential == "" {
@@ -105,7 +106,7 @@ func New(cfg Config) (*Source, error) {
 	w.ServicePorts = make(map[string]uint16, len(cfg.ServicePorts))
 	for protocol, port := range cfg.ServicePorts {
 		if port == 0 || protocol == "" {
-			fail("service_ports: %q: %d, want a protocol and 1 to 65535", protocol, port)
+			fail("servicePorts: %q: %d, want a protocol and 1 to 65535", protocol, port)
 		}
 		w.ServicePorts[strings.ToLower(protocol)] = port
 	}
@@ -127,7 +128,7 @@ func (s *Source) Kind() string { return Kind }
 
 // Run implements bridges.Source. It ends when the session does.
 func (s *Source) Run(ctx context.Context, sink bridges.Sink) error {
-	return watch.Run(ctx, s.cfg, sink)
+	return watch.Run(ctx, s.cfg, &s.memory, sink)
 }
 
 // parseServers reads a connection string given in one or more pieces.
@@ -211,10 +212,10 @@ func parseRoots(cfg Config, chroot string) ([]watch.Root, error) {
 			roots = append(roots, watch.Root{Layout: layout, Path: full})
 		}
 	}
-	add("dubbo_roots", watch.Dubbo, dubbo)
-	add("spring_roots", watch.Spring, spring)
+	add("dubboRoots", watch.Dubbo, dubbo)
+	add("springRoots", watch.Spring, spring)
 	if len(roots) == 0 && len(errs) == 0 {
-		errs = append(errs, errors.New("dubbo_roots and spring_roots are both empty: nothing to follow"))
+		errs = append(errs, errors.New("dubboRoots and springRoots are both empty: nothing to follow"))
 	}
 	return roots, errors.Join(errs...)
 }

@@ -79,14 +79,14 @@ func TestNewReportsEveryMistake(t *testing.T) {
 				SessionTimeout: time.Millisecond, Auth: []Auth{{Scheme: "digest"}}, ServicePorts: map[string]uint16{"rmi": 0},
 			},
 			[]string{
-				`"a:0"`, `"b:70000"`, `"::1:2181": want host:port, IPv6 in brackets`, "c:2181 stands twice", `"u@d"`, `chroot "/../y"`, `dubbo_roots[0]: "/a//b"`,
-				"dubbo_roots[2]", "overlap", "session_timeout: 1ms, want at least 1s", "auth[0]", `service_ports: "rmi": 0`,
+				`"a:0"`, `"b:70000"`, `"::1:2181": want host:port, IPv6 in brackets`, "c:2181 stands twice", `"u@d"`, `chroot "/../y"`, `dubboRoots[0]: "/a//b"`,
+				"dubboRoots[2]", "overlap", "sessionTimeout: 1ms, want at least 1s", "auth[0]", `servicePorts: "rmi": 0`,
 			},
 		},
 		{"nothing to follow", Config{Name: "zk", Servers: []string{"a"}, DubboRoots: []string{}, SpringRoots: []string{}}, []string{"nothing to follow"}},
 		{"a chroot before the last server", Config{Name: "zk", Servers: []string{"a/prod", "b"}}, []string{"it stands once, after the last server"}},
-		{"a control character", Config{Name: "zk", Servers: []string{"a"}, SpringRoots: []string{"/a\x01"}}, []string{`spring_roots[0]: "/a\x01": character`}},
-		{"the same root twice", Config{Name: "zk", Servers: []string{"a"}, SpringRoots: []string{"/dubbo"}}, []string{"spring_roots[0]: /dubbo and /dubbo overlap"}},
+		{"a control character", Config{Name: "zk", Servers: []string{"a"}, SpringRoots: []string{"/a\x01"}}, []string{`springRoots[0]: "/a\x01": character`}},
+		{"the same root twice", Config{Name: "zk", Servers: []string{"a"}, SpringRoots: []string{"/dubbo"}}, []string{"springRoots[0]: /dubbo and /dubbo overlap"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := New(tt.cfg)

@@ -116,7 +116,7 @@ func (a *app) ruleDelete() *cobra.Command {
 
 func (a *app) ruleRollback() *cobra.Command {
 	var c change
-	var to int64
+	var to uint64
 	var everything bool
 	cmd := &cobra.Command{
 		Use:   "rollback [RULE] --to REVISION",
@@ -126,8 +126,8 @@ func (a *app) ruleRollback() *cobra.Command {
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
-			case to < 0:
-				return misuse("--to is missing: name the revision to go back to (meshctl rule history lists them)")
+			case to == 0:
+				return misuse("--to is missing or 0: name the revision to go back to (meshctl rule history lists them)")
 			case everything == (len(args) == 1):
 				return misuse("name one rule, or say --all for every rule")
 			}
@@ -137,7 +137,7 @@ func (a *app) ruleRollback() *cobra.Command {
 			if err := checkKeys(args); err != nil {
 				return err
 			}
-			req := &api.RollbackRequest{ToRevision: uint64(to), Author: c.author, Reason: c.reason, DryRun: c.dryRun, ExpectedRevision: c.expect}
+			req := &api.RollbackRequest{ToRevision: to, Author: c.author, Reason: c.reason, DryRun: c.dryRun, ExpectedRevision: c.expect}
 			if len(args) == 1 {
 				req.Rule = args[0]
 			}
@@ -147,7 +147,7 @@ func (a *app) ruleRollback() *cobra.Command {
 			return a.changed(cmd.Context(), c, resp, err)
 		},
 	}
-	cmd.Flags().Int64Var(&to, "to", -1, "the `revision` to go back to; 0 is before the first rule")
+	cmd.Flags().Uint64Var(&to, "to", 0, "the `revision` to go back to, from 1")
 	cmd.Flags().BoolVar(&everything, "all", false, "roll back every rule")
 	c.flags(cmd)
 	return cmd

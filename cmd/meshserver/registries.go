@@ -27,8 +27,9 @@ func source(sh *process.Shell, r Registry) (bridges.Source, error) {
 			credential, err := secretFile(z.DigestFile)
 			if err != nil {
 				wrong = fmt.Errorf("digestFile: %w", err)
+			} else {
+				cfg.Auth = []zookeeper.Auth{{Scheme: "digest", Credential: credential}}
 			}
-			cfg.Auth = []zookeeper.Auth{{Scheme: "digest", Credential: credential}}
 		}
 		s, err := zookeeper.New(cfg)
 		return s, errors.Join(wrong, err)

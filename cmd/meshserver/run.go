@@ -135,6 +135,9 @@ func (m *meshserver) conditions() []process.Condition {
 			c.Degraded, c.Detail = true, st.Phase.String()+": "+st.Err
 		} else if err := b.DiskError(); err != nil {
 			c.Degraded, c.Detail = true, err.Error()
+		} else if st.Source == builtin.Kind && len(st.Skipped) > 0 {
+			// Nobody else writes into that registry: it is its own file.
+			c.Degraded, c.Detail = true, st.Skipped[0].Where+": "+st.Skipped[0].Reason
 		}
 		all = append(all, c)
 	}

@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,8 +21,9 @@ import (
 
 // registrar keeps the workload registered at MeshServer's built-in registry
 // while the sidecar runs, under a lease: if both die, the lease ends by itself.
-// The application's own health goes with it: a dead application is announced as
-// unhealthy within a second, and well again when it answers.
+// The application's own health goes with it, port by port: a port that takes no
+// connections is left out within a second, and announced again when it answers.
+// Only when none answers is the whole workload announced, as unhealthy.
 type registrar struct {
 	client   *api.Client
 	workload *model.Workload
@@ -33,7 +35,7 @@ type registrar struct {
 
 	left    chan struct{} // closed when run has taken the workload out
 	lease   string
-	healthy bool // as registered
+	alive   []bool // by inbound port, as registered
 	failure atomic.Pointer[string]
 }
 
@@ -59,9 +61,9 @@ func (r *registrar) run(ctx context.Context) error {
 	defer tick.Stop()
 	var renewed time.Time
 	for {
-		healthy := r.probe(ctx)
-		if r.lease == "" || healthy != r.healthy || time.Since(renewed) > r.ttl/3 {
-			if err := r.keep(ctx, healthy); err != nil && ctx.Err() == nil {
+		alive := r.probe(ctx)
+		if r.lease == "" || !slices.Equal(alive, r.alive) || time.Since(renewed) > r.ttl/3 {
+			if err := r.keep(ctx, alive); err != nil && ctx.Err() == nil {
 				r.fail(err)
 			} else if err == nil {
 				r.fail(nil)
@@ -96,28 +98,26 @@ func (r *registrar) awaitOpen(ctx context.Context) bool {
 func (r *registrar) idle() bool { return r.client == nil }
 
 // keep registers the workload, or renews its lease when nothing changed.
-func (r *registrar) keep(ctx context.Context, healthy bool) error {
+func (r *registrar) keep(ctx context.Context, alive []bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if r.lease != "" && healthy == r.healthy {
+	same := slices.Equal(alive, r.alive)
+	if r.lease != "" && same {
 		_, err := r.client.Workloads.Renew(ctx, &api.RenewRequest{LeaseId: r.lease})
 		if err == nil || connect.CodeOf(err) != connect.CodeNotFound {
 			return err
 		}
 		// The lease ended, or MeshServer lost it: register anew.
 	}
-	w := toAPI(r.workload)
-	if !healthy {
-		w.Health = model.Unhealthy.String()
-	}
+	w := announced(r.workload, alive)
 	resp, err := r.client.Workloads.Register(ctx, &api.RegisterRequest{Workload: w, Ttl: durationpb.New(r.ttl)})
 	if err != nil {
 		return err
 	}
-	if r.lease == "" || healthy != r.healthy {
-		r.log.Info("workload registered", "workload", w.Name, "healthy", healthy, "ttl", resp.Ttl.AsDuration())
+	if r.lease == "" || !same {
+		r.log.Info("workload registered", "workload", w.Name, "healthy", slices.Contains(alive, true), "silent", silent(r.workload, alive), "ttl", resp.Ttl.AsDuration())
 	}
-	r.lease, r.healthy = resp.LeaseId, healthy
+	r.lease, r.alive = resp.LeaseId, alive
 	return nil
 }
 
@@ -157,22 +157,61 @@ func (r *registrar) conditions() []admin.Condition {
 	return nil
 }
 
-// probe reports whether every port of the application takes connections.
-func (r *registrar) probe(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, probeEvery)
+// probe reports of every inbound port whether the application behind it takes
+// connections. All are tried at once: one that hangs must not use up the time of
+// the others.
+func (r *registrar) probe(ctx context.Context) []bool {
+	limited, cancel := context.WithTimeout(ctx, probeEvery)
 	defer cancel()
-	for _, in := range r.workload.Inbound {
-		at := in.App
-		if at.Addr().IsUnspecified() {
-			at = netip.AddrPortFrom(r.workload.Address, at.Port())
-		}
-		c, err := new(net.Dialer).DialContext(ctx, "tcp", at.String())
-		if err != nil {
-			return errors.Is(ctx.Err(), context.Canceled) && r.healthy
-		}
-		_ = c.Close() // it answered; nothing was sent
+	alive := make([]bool, len(r.workload.Inbound))
+	var all sync.WaitGroup
+	for i, in := range r.workload.Inbound {
+		all.Go(func() {
+			at := in.App
+			if at.Addr().IsUnspecified() {
+				at = netip.AddrPortFrom(r.workload.Address, at.Port())
+			}
+			c, err := new(net.Dialer).DialContext(limited, "tcp", at.String())
+			if err != nil {
+				return
+			}
+			_ = c.Close() // it answered; nothing was sent
+			alive[i] = true
+		})
 	}
-	return true
+	all.Wait()
+	if ctx.Err() != nil && r.alive != nil {
+		return r.alive // the sidecar stops: that says nothing of the application
+	}
+	return alive
+}
+
+// announced is the workload with the ports that answer; when none does, with all
+// of them, as unhealthy.
+func announced(w *model.Workload, alive []bool) *api.Workload {
+	out := toAPI(w)
+	if !slices.Contains(alive, true) {
+		out.Health = model.Unhealthy.String()
+		return out
+	}
+	answering := out.Inbound[:0]
+	for i, in := range out.Inbound {
+		if alive[i] {
+			answering = append(answering, in)
+		}
+	}
+	out.Inbound = answering
+	return out
+}
+
+// silent names the application's addresses that do not answer.
+func silent(w *model.Workload, alive []bool) (out []string) {
+	for i, in := range w.Inbound {
+		if !alive[i] {
+			out = append(out, in.App.String())
+		}
+	}
+	return out
 }
 
 func toAPI(w *model.Workload) *api.Workload {

@@ -30,7 +30,7 @@ func NewDialer(ctx context.Context) Dialer {
 // cluster's connect time-out or until the step's time is up.
 func (d Dialer) Connect(client *conn.Conn, step *Step) (*pool.Conn, Failure) {
 	cluster, shard := step.Cluster, client.Shard()
-	if !cluster.AcquireConnection() {
+	if !cluster.AcquireConnection() && !cluster.AcquireEvicting() {
 		cluster.Stats.ConnectionOverflow.Add(shard, 1)
 		return nil, ConnectOverflow
 	}

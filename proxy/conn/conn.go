@@ -166,8 +166,7 @@ func (c *Conn) ready(uintptr) bool {
 }
 
 // Watch waits until there is something to read or the connection is woken, and
-// reads nothing. Its frames fit the smallest stack there is: a goroutine that only
-// watches costs 2 KiB, one that has served a request 4 KiB for ever.
+// reads nothing. It is for connections that may not rest.
 func (c *Conn) Watch() error {
 	err := c.watch()
 	if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {

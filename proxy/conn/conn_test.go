@@ -162,6 +162,11 @@ func TestWriteWaitsForASlowPeerButNotForEver(t *testing.T) {
 	if err := await(t, "the stall", wrote); !errors.Is(err, conn.ErrStalled) {
 		t.Errorf("got %v, want ErrStalled", err)
 	}
+	c.SetStall(0)
+	go func() { wrote <- c.WriteBy(make([]byte, size), c.Now().Add(100*time.Millisecond)) }()
+	if err := await(t, "the given moment", wrote); !errors.Is(err, conn.ErrLate) {
+		t.Errorf("got %v, want ErrLate", err)
+	}
 }
 
 func TestUnseenTellsDeliveredFromUndelivered(t *testing.T) {

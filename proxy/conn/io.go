@@ -28,6 +28,9 @@ func (wouldBlock) Temporary() bool { return true }
 // ErrStalled says that the peer took no byte for as long as SetStall allows.
 var ErrStalled = errors.New("peer takes no data")
 
+// ErrLate says that the time that WriteBy was given is up.
+var ErrLate = errors.New("peer takes data too slowly")
+
 // TryRead reads what is there. It never blocks: with nothing there it returns
 // ErrWouldBlock, at the end of the stream io.EOF.
 //
@@ -126,15 +129,19 @@ func (c *Conn) SetStall(d time.Duration) {
 
 // Write writes all of p, waiting for room. It returns ErrStalled when the peer
 // takes nothing for too long and net.ErrClosed after Close.
-func (c *Conn) Write(p []byte) error {
+func (c *Conn) Write(p []byte) error { return c.WriteBy(p, 0) }
+
+// WriteBy is Write that returns ErrLate when it still waits at the given moment; 0
+// means never.
+func (c *Conn) WriteBy(p []byte, by clock.Instant) error {
 	n, err := c.TryWrite(p)
 	if !errors.Is(err, ErrWouldBlock) {
 		return err
 	}
-	return c.writeRest(p[n:])
+	return c.writeRest(p[n:], by)
 }
 
-func (c *Conn) writeRest(p []byte) error {
+func (c *Conn) writeRest(p []byte, by clock.Instant) error {
 	if c.onWritable == nil {
 		c.onWritable = c.writable
 		c.writeTimer = new(clock.Timer)
@@ -146,7 +153,7 @@ func (c *Conn) writeRest(p []byte) error {
 		c.writeTimer.Set(0)
 	}()
 	limit := c.Now().Add(c.stall)
-	c.writeTimer.Set(limit)
+	c.writeTimer.Set(clock.Earlier(limit, by))
 	for {
 		before := len(c.pending)
 		err := c.raw.Write(c.onWritable)
@@ -158,12 +165,15 @@ func (c *Conn) writeRest(p []byte) error {
 				return net.ErrClosed
 			}
 			now := c.Now()
-			if len(c.pending) < before {
+			switch {
+			case by != 0 && now >= by:
+				return ErrLate
+			case len(c.pending) < before:
 				limit = now.Add(c.stall)
-			} else if now >= limit {
+			case now >= limit:
 				return ErrStalled
 			}
-			c.writeTimer.Set(limit)
+			c.writeTimer.Set(clock.Earlier(limit, by))
 		case errors.Is(err, net.ErrClosed):
 			return net.ErrClosed
 		default:

@@ -62,15 +62,12 @@ func (h *Half) Ready(c *Conn) bool {
 		h.end(ErrIdle)
 		return true
 	}
-	for copied := false; ; copied = true {
+	for {
 		// It reads until there is nothing: an end of stream that came along with
 		// bytes must be passed on at once.
 		n, err := c.TryRead(h.buf.Room())
 		if err != nil {
 			if errors.Is(err, ErrWouldBlock) {
-				if copied {
-					h.relay.touch(c.Now())
-				}
 				return h.park()
 			}
 			h.end(err)
@@ -83,6 +80,7 @@ func (h *Half) Ready(c *Conn) bool {
 			h.end(err)
 			return true
 		}
+		h.relay.touch(c.Now()) // at once: the next read may not find an end for long
 		h.buf.Skip(n)
 		if n == SmallBuffer {
 			h.buf.Grow() // a long stream: fewer, larger copies

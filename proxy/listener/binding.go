@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -125,7 +126,7 @@ func (b *binding) take(ctx context.Context, nc net.Conn) {
 	s.group.Add(1)
 	var serve func()
 	serve = func() {
-		err := s.cfg.Serve(ctx, l, c)
+		err := b.attend(ctx, l, c)
 		if errors.Is(err, conn.ErrAtRest) {
 			c.Rest() // and serve again when it wakes
 			return
@@ -139,6 +140,27 @@ func (b *binding) take(ctx context.Context, nc net.Conn) {
 	}
 	s.lot.Admit(c, serve)
 	go serve()
+}
+
+// errPanic is how a connection ends whose handling panicked.
+var errPanic = errors.New("handling the connection panicked")
+
+// attend serves a connection. A panic, which is a mistake of ours that a peer may
+// bring about, costs this connection alone.
+func (b *binding) attend(ctx context.Context, l *snapshot.Listener, c *conn.Conn) (err error) {
+	s := b.server
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		s.metrics.panics.Inc()
+		s.cfg.Log.Error("connection handling panicked", "listener", l.Name, "peer", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
+		c.ResetOnClose() // what was sent may be half of something
+		c.Close()
+		err = errPanic
+	}()
+	return s.cfg.Serve(ctx, l, c)
 }
 
 func stats(l *snapshot.Listener) *telemetry.Downstream {

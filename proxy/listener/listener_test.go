@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -270,6 +271,72 @@ func TestOnDemandListenersGetTheirAddress(t *testing.T) {
 	}
 }
 
+type outOfOrder struct{}
+
+func (outOfOrder) Ready(c *conn.Conn) bool {
+	if !c.Fresh() {
+		panic("out of order")
+	}
+	return false
+}
+
+func TestAPanicEndsItsConnectionAlone(t *testing.T) {
+	var log bytes.Buffer
+	registry := prometheus.NewRegistry()
+	s := start(t, func(c *Config) {
+		serve := c.Serve
+		c.Metrics = registry
+		c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))
+		c.Serve = func(ctx context.Context, l *snapshot.Listener, c *conn.Conn) error {
+			if l.Name == "bad" {
+				return c.Loop(outOfOrder{})
+			}
+			return serve(ctx, l, c)
+		}
+	})
+	good, bad := at("good", free(t)), at("bad", free(t))
+	s.src.set(good, bad)
+	await(t, "both are bound", func() bool { return s.bound("good")() && s.bound("bad")() })
+	stays, _ := dial(t, good.Addr)
+	for range 2 {
+		c, err := net.Dial("tcp", bad.Addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "x"); err != nil {
+			t.Error(err)
+		}
+		if got := line(t, c); !strings.HasPrefix(got, "error: ") || strings.Contains(got, "timeout") {
+			t.Errorf("got %q, want the connection ended", got)
+		}
+	}
+	await(t, "one connection is left", func() bool { return s.open.Load() == 1 })
+	if _, got := dial(t, good.Addr); got != "good" {
+		t.Errorf("after the panics: got %q", got)
+	}
+	stays.Close()
+	s.stop()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := 0.0
+	for _, f := range families {
+		if f.GetName() == "mesh_proxy_listener_connection_panics_total" {
+			counted = f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	if counted != 2 {
+		t.Errorf("panics counted: got %v, want 2", counted)
+	}
+	for _, want := range []string{"level=ERROR", "out of order", "listener_test.go", "listener=bad"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log lacks %q: %s", want, log.String())
+		}
+	}
+}
+
 func TestConnectionsAreBounded(t *testing.T) {
 	s := start(t, func(c *Config) { c.MaxConnections = 2 })
 	l := at("l", free(t))
@@ -323,6 +390,56 @@ func TestDrain(t *testing.T) {
 	s.stop()
 	if got := s.Status(); len(got) != 0 {
 		t.Errorf("a listener was bound while draining: %v", got)
+	}
+}
+
+// A connection at rest has no goroutine, is counted all the same, is served again
+// when bytes come, and ends when its listener drains.
+func TestConnectionsAtRest(t *testing.T) {
+	rests := make(chan struct{}, 8)
+	s := start(t, func(c *Config) {
+		c.MaxConnections = 1
+		c.Serve = func(ctx context.Context, l *snapshot.Listener, c *conn.Conn) error {
+			var b [8]byte
+			n, err := c.TryRead(b[:])
+			switch {
+			case errors.Is(err, conn.ErrWouldBlock) && !c.Draining():
+				rests <- struct{}{}
+				return conn.ErrAtRest
+			case err == nil:
+				if err := c.Write(b[:n]); err == nil {
+					rests <- struct{}{}
+					return conn.ErrAtRest
+				}
+			}
+			c.Close()
+			return nil
+		}
+	})
+	l := at("l", free(t))
+	s.src.set(l)
+	await(t, "l is bound", s.bound("l"))
+	c, err := net.Dial("tcp", l.Addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	<-rests
+	for _, sent := range []string{"one\n", "two\n"} {
+		if _, err := c.Write([]byte(sent)); err != nil {
+			t.Fatal(err)
+		}
+		if got := line(t, c); got+"\n" != sent {
+			t.Errorf("got %q back, want %q", got, sent)
+		}
+		<-rests
+	}
+	if got := s.status("l").Connections; got != 1 {
+		t.Errorf("got %d connections, want 1", got)
+	}
+	s.Drain()
+	if !ended(t, c) {
+		t.Error("the connection at rest did not end")
 	}
 }
 

@@ -11,6 +11,7 @@ type metrics struct {
 	failures     prometheus.Counter
 	acceptErrors prometheus.Counter
 	aborted      prometheus.Counter
+	panics       prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -27,8 +28,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		aborted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mesh_proxy_listener_connections_aborted_total", Help: "Connections that did not finish within the drain time.",
 		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mesh_proxy_listener_connection_panics_total", Help: "Connections that were closed because their handling panicked.",
+		}),
 	}
-	for _, c := range []prometheus.Collector{m.unbound, m.failures, m.acceptErrors, m.aborted} {
+	for _, c := range []prometheus.Collector{m.unbound, m.failures, m.acceptErrors, m.aborted, m.panics} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("listener metrics: %w", err)
 		}

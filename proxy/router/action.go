@@ -1,9 +1,12 @@
 package router
 
 import (
+	"cmp"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -92,6 +95,9 @@ func (c *compiler) forward(path string, out *Route, a *routev3.RouteAction, leve
 		c.refuse(path+".append_x_forwarded_host", "not implemented")
 	}
 	out.HostRewrite = a.GetHostRewriteLiteral()
+	if out.HostRewrite != "" && !authority(out.HostRewrite) {
+		c.refuse(path+".host_rewrite_literal", "%q, want host or host:port", out.HostRewrite)
+	}
 	c.rewrite(path, out, a)
 	c.timeouts(path, out, a)
 	if a.GetRetryPolicy() != nil {
@@ -102,8 +108,28 @@ func (c *compiler) forward(path string, out *Route, a *routev3.RouteAction, leve
 	}
 }
 
+// plain reports whether text can stand in a request line as it is: a space or a
+// line break would end the target, and what follows would be read as more of the
+// head, or as a second request.
+func plain(text string) bool {
+	return !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+}
+
+// authority reports whether text is a host or host:port.
+func authority(text string) bool {
+	u, err := url.Parse("http://" + text)
+	if err != nil || !plain(text) || u.Host != text || u.Hostname() == "" || strings.HasSuffix(text, ":") {
+		return false
+	}
+	port, err := strconv.ParseUint(cmp.Or(u.Port(), "1"), 10, 16)
+	return err == nil && port > 0
+}
+
 func (c *compiler) rewrite(path string, out *Route, a *routev3.RouteAction) {
 	if a.GetPrefixRewrite() != "" {
+		if !plain(a.GetPrefixRewrite()) {
+			c.refuse(path+".prefix_rewrite", "%q, want no space, control or non-ASCII character", a.GetPrefixRewrite())
+		}
 		out.rewrite.prefix, out.rewrite.hasPrefix = a.GetPrefixRewrite(), true
 	}
 	re := a.GetRegexRewrite()
@@ -120,6 +146,9 @@ func (c *compiler) rewrite(path string, out *Route, a *routev3.RouteAction) {
 	template, problem := goTemplate(re.GetSubstitution(), out.rewrite.re.NumSubexp())
 	if problem != "" {
 		c.refuse(path+".regex_rewrite.substitution", "%q: %s", re.GetSubstitution(), problem)
+	}
+	if !plain(re.GetSubstitution()) {
+		c.refuse(path+".regex_rewrite.substitution", "%q, want no space, control or non-ASCII character", re.GetSubstitution())
 	}
 	out.rewrite.template = []byte(template)
 }

@@ -120,6 +120,27 @@ virtual_hosts:
 				`virtual_hosts[0].routes[0].route.regex_rewrite.substitution: "\\2": there is no such group`,
 				`virtual_hosts[0].routes[1].route.regex_rewrite.substitution: "\\x": \ is followed by neither a digit nor \`,
 			}},
+		{"rewrites that would split the request", oneHost(`
+- match: {prefix: /}
+  route: {cluster: c, prefix_rewrite: "/a HTTP/1.1\r\nHost: evil\r\nX: ", host_rewrite_literal: "a\r\nX: b"}
+- match: {prefix: /}
+  route: {cluster: c, prefix_rewrite: /ä, host_rewrite_literal: "a:70000"}
+- match: {prefix: /}
+  route: {cluster: c, regex_rewrite: {pattern: {regex: a}, substitution: "b\tc"}, host_rewrite_literal: a/b}
+- match: {prefix: /}
+  route: {cluster: c, host_rewrite_literal: "a:"}
+- match: {prefix: /}
+  route: {cluster: c, prefix_rewrite: "/\x7f", host_rewrite_literal: "[::1]:80"}`),
+			[]string{
+				`virtual_hosts[0].routes[0].route.host_rewrite_literal: "a\r\nX: b", want host or host:port`,
+				`virtual_hosts[0].routes[0].route.prefix_rewrite: "/a HTTP/1.1\r\nHost: evil\r\nX: ", want no space, control or non-ASCII character`,
+				`virtual_hosts[0].routes[1].route.host_rewrite_literal: "a:70000", want host or host:port`,
+				`virtual_hosts[0].routes[1].route.prefix_rewrite: "/ä", want no space, control or non-ASCII character`,
+				`virtual_hosts[0].routes[2].route.host_rewrite_literal: "a/b", want host or host:port`,
+				`virtual_hosts[0].routes[2].route.regex_rewrite.substitution: "b\tc", want no space, control or non-ASCII character`,
+				`virtual_hosts[0].routes[3].route.host_rewrite_literal: "a:", want host or host:port`,
+				`virtual_hosts[0].routes[4].route.prefix_rewrite: "/\x7f", want no space, control or non-ASCII character`,
+			}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Compile(parse(t, tt.config), clusters())

@@ -138,7 +138,9 @@ func (c *clusterCompiler) limits(m *clusterv3.CircuitBreakers) upstream.Limits {
 			return set.GetValue()
 		}
 		out.Connections = limit("max_connections", t.GetMaxConnections(), t.GetMaxConnections() != nil)
-		out.PendingRequests = limit("max_pending_requests", t.GetMaxPendingRequests(), t.GetMaxPendingRequests() != nil)
+		// Nothing waits for a connection here: what finds none is refused at once,
+		// so that no number of waiting requests is ever exceeded.
+		limit("max_pending_requests", t.GetMaxPendingRequests(), t.GetMaxPendingRequests() != nil)
 		out.Requests = limit("max_requests", t.GetMaxRequests(), t.GetMaxRequests() != nil)
 		out.Retries = t.GetMaxRetries().GetValue()
 		if t.GetMaxRetries() != nil && out.Retries == 0 {

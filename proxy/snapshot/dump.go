@@ -161,7 +161,6 @@ func (s *Store) WriteClusters(w io.Writer) error {
 		}
 		fmt.Fprintf(&b, "%s::observability_name::%s\n", name, name)
 		fmt.Fprintf(&b, "%s::default_priority::max_connections::%d\n", name, set.Limits.Connections)
-		fmt.Fprintf(&b, "%s::default_priority::max_pending_requests::%d\n", name, set.Limits.PendingRequests)
 		fmt.Fprintf(&b, "%s::default_priority::max_requests::%d\n", name, set.Limits.Requests)
 		fmt.Fprintf(&b, "%s::default_priority::max_retries::%d\n", name, set.Limits.Retries)
 		fmt.Fprintf(&b, "%s::lb_policy::%s\n", name, set.Policy.Name())

@@ -103,6 +103,10 @@ func decodeListener(name string, body []byte) (*listenerSpec, error) {
 	return c.spec, nil
 }
 
+// maxHeaderKB is Envoy's default for a head, and the most that a connection's
+// buffer (64 KiB) holds with room for what comes along.
+const maxHeaderKB = 60
+
 type listenerCompiler struct {
 	mistakes
 	spec *listenerSpec
@@ -196,8 +200,8 @@ func (c *listenerCompiler) http(path string, m *hcmv3.HttpConnectionManager) {
 		}
 	}
 	if kb := m.GetMaxRequestHeadersKb(); kb != nil {
-		if kb.GetValue() == 0 || kb.GetValue() > 8192 {
-			c.add(path+".max_request_headers_kb", "%d, want 1 to 8192", kb.GetValue())
+		if kb.GetValue() == 0 || kb.GetValue() > maxHeaderKB {
+			c.add(path+".max_request_headers_kb", "%d, want 1 to %d", kb.GetValue(), maxHeaderKB)
 		}
 		h.maxHeaderBytes = int(kb.GetValue()) << 10
 	}
@@ -211,7 +215,11 @@ func (c *listenerCompiler) http(path string, m *hcmv3.HttpConnectionManager) {
 			h.idle = never
 		}
 	}
-	h.headerTimeout = c.duration(path+".request_headers_timeout", m.GetRequestHeadersTimeout())
+	if d := m.GetRequestHeadersTimeout(); d != nil {
+		if h.headerTimeout = c.duration(path+".request_headers_timeout", d); h.headerTimeout == 0 {
+			h.headerTimeout = never
+		}
+	}
 	c.accessLog(path, m.GetAccessLog())
 }
 

@@ -252,6 +252,53 @@ func TestWaitsEnd(t *testing.T) {
 	})
 }
 
+func TestTheOldRoutesServeOnWhenTheNewOnesNeverCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t, "")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		apply(t, s, resource.Cluster, "c", eds("c"))
+		apply(t, s, resource.Endpoints, "c", cla("c", 1))
+		apply(t, s, resource.Route, "r", rds("r", "c"))
+		apply(t, s, resource.Listener, "l", hcm("l", "r"))
+		old := s.Listeners()["l"]
+		if old == nil || old.HTTP.Routes.Load() == nil {
+			t.Fatal("no listener with routes")
+		}
+		apply(t, s, resource.Listener, "l", hcm("l", "late"))
+		time.Sleep(5100 * time.Millisecond)
+		synctest.Wait()
+		l := s.Listeners()["l"]
+		if l == old || l.HTTP.Routes.Load() == nil || l.HTTP.Routes.Load().Name != "r" {
+			t.Error("after the wait: want the new listener with the last good routes")
+		}
+		apply(t, s, resource.Route, "late", rds("late", "c"))
+		if got := l.HTTP.Routes.Load(); got == nil || got.Name != "late" {
+			t.Error("the new routes came late and are not in force")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestNoTimeForHeads(t *testing.T) {
+	for text, want := range map[string]time.Duration{"": 0, "0s": never, "3s": 3 * time.Second} {
+		s := newStore(t, "")
+		apply(t, s, resource.Route, "r", rds("r"))
+		config := hcm("l", "r")
+		if text != "" {
+			config += "      request_headers_timeout: " + text + "\n"
+		}
+		apply(t, s, resource.Listener, "l", config)
+		if got := s.Listeners()["l"].HTTP.HeaderTimeout; got != want {
+			t.Errorf("%q: got %v, want %v", text, got, want)
+		}
+	}
+}
+
 func TestRoutesWaitForNewClustersWhileOldOnesServe(t *testing.T) {
 	s := newStore(t, "")
 	apply(t, s, resource.Cluster, "a", eds("a"))
@@ -459,7 +506,9 @@ func TestWhatIsNotImplementedIsRefusedByPath(t *testing.T) {
 			[]string{chain + "route_config.virtual_hosts[0].domains: is empty"}},
 		{"hcm values", resource.Listener, "l", hcm("l", "") + "      codec_type: HTTP2\n      max_request_headers_kb: 0\n      access_log: [{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /tmp/x}}]\n",
 			[]string{chain + "rds.route_config_name: is empty", chain + "codec_type: HTTP2 is not implemented",
-				chain + "max_request_headers_kb: 0, want 1 to 8192", chain + "access_log[0].typed_config: path /tmp/x, want /dev/stdout"}},
+				chain + "max_request_headers_kb: 0, want 1 to 60", chain + "access_log[0].typed_config: path /tmp/x, want /dev/stdout"}},
+		{"a head larger than the buffer", resource.Listener, "l", hcm("l", "r") + "      max_request_headers_kb: 61\n",
+			[]string{chain + "max_request_headers_kb: 61, want 1 to 60"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := refusals(t, newStore(t, ""), tt.kind, tt.res, tt.text)

@@ -117,7 +117,9 @@ func (s *Store) make(spec *listenerSpec, table *router.Table, old *Listener) *Li
 		if old != nil && old.HTTP != nil {
 			routes = old.HTTP.Routes // open connections go on with the new routes
 		}
-		routes.Store(table)
+		if table != nil {
+			routes.Store(table) // without one the last good table stays
+		}
 		live.HTTP = &stream.HTTP{
 			Routes: routes, Stats: stats, Log: log, Codec: s.cfg.HTTP, Inbound: live.Inbound, RequestID: h.requestID,
 			MaxHeaderBytes: h.maxHeaderBytes, HeaderTimeout: h.headerTimeout, IdleTimeout: h.idle, StreamIdle: h.streamIdle,

@@ -34,8 +34,10 @@ func fixedServer(t testing.TB) string {
 }
 
 // keepAlive returns a function that makes one request over b and does not allocate.
-func keepAlive(t testing.TB, b *bed) func() {
-	c := b.dial()
+func keepAlive(t testing.TB, b *bed) func() { return keepAliveAt(t, b.addr) }
+
+func keepAliveAt(t testing.TB, addr string) func() {
+	c := dial(t, addr)
 	request := []byte("GET /v1/orders/4711 HTTP/1.1\r\nHost: orders.default.svc.cluster.local\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\nX-A: b\r\n\r\n")
 	buf := make([]byte, 8192)
 	one := func() int {

@@ -87,9 +87,6 @@ func wantsRetry(retry *router.Retry, r codec.Response) bool {
 		status == 409 && on&router.Retriable4xx != 0:
 		return true
 	}
-	if on&router.RefusedStream != 0 && isUnprocessed(r) {
-		return true
-	}
 	if on&router.RetriableStatusCodes != 0 && slices.Contains(retry.StatusCodes, status) {
 		return true
 	}

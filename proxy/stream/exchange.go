@@ -140,15 +140,36 @@ func (x *exchange) endTry(failed bool) {
 func (x *exchange) Answered(r codec.Response, resend bool, at clock.Instant) *codec.Step {
 	s := &x.step
 	s.Action = codec.Relay
+	unsent := isUnprocessed(r)
+	if unsent {
+		x.dropMark()
+		// Only a sidecar may say so: what an application claims of itself is
+		// not passed on, and nobody outside the mesh hears of it.
+		unsent = !x.h.Inbound
+	}
 	retry := x.route.Retry
-	if retry == nil || !wantsRetry(retry, r) || !resend || !x.inTime(at) {
+	if retry == nil || !resend || !x.inTime(at) {
+		return s
+	}
+	if !wantsRetry(retry, r) && (!unsent || retry.On&router.RefusedStream == 0) {
 		return s
 	}
 	if !x.mayRetry(retry) {
 		return s
 	}
 	x.endTry(true)
-	return x.again(retry, at, !isUnprocessed(r))
+	return x.again(retry, at, !unsent)
+}
+
+// dropMark takes unprocessedHeader off the answer that is relayed. It allocates;
+// only answers of sidecars whose application is dead carry the mark.
+func (x *exchange) dropMark() {
+	var ops router.HeaderOps
+	if x.step.Response != nil {
+		ops = *x.step.Response
+	}
+	ops.Remove = append(slices.Clip(ops.Remove), unprocessedHeader)
+	x.step.Response = &ops
 }
 
 // Failed implements codec.Exchange.

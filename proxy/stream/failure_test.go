@@ -301,3 +301,37 @@ func TestSlowReaderHoldsBackTheOrigin(t *testing.T) {
 		t.Errorf("the origin wrote %d bytes that nobody read", last)
 	}
 }
+
+// A client that takes nothing holds up a host that still answers, and may do so
+// no longer than the route allows.
+func TestRouteTimeoutEndsAResponseThatASlowClientHoldsUp(t *testing.T) {
+	s := newScript(t, func(_ int64, c net.Conn, r *bufio.Reader) {
+		if _, err := head(r); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
+		for block := make([]byte, 64<<10); ; {
+			if _, err := c.Write(block); err != nil {
+				return
+			}
+		}
+	})
+	route := routeTo("origin")
+	route.GetRoute().Timeout = durationpb.New(100 * time.Millisecond)
+	b := newBed(t, routes(route), s.addr()).serve()
+	c := b.dial()
+	c.send(getRoot)
+	eventually(t, "the exchange ends", func() bool {
+		return b.http.Stats.RequestTotal.Value() == 1 && b.http.Stats.RequestActive.Value() == 0
+	})
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("got %v, %v, want the head that was sent in time", resp, err)
+	}
+	if n, err := io.Copy(io.Discard, resp.Body); err == nil {
+		t.Errorf("got %d bytes and an orderly end, want a broken body", n)
+	}
+	if got := b.clusters["origin"].Stats.ConnectionActive.Value(); got != 0 {
+		t.Errorf("got %d connections to the host, want none", got)
+	}
+}

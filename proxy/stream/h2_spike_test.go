@@ -291,7 +291,7 @@ func (k *h2Codec) Serve(ctx context.Context, c *conn.Conn, _ codec.Config, s cod
 	return c.Loop(d)
 }
 
-func h2Bed(t testing.TB) (*bed, *h2Codec) {
+func h2Bed(t testing.TB) *bed {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -311,8 +311,18 @@ func h2Bed(t testing.TB) (*bed, *h2Codec) {
 		defer close(done)
 		_ = server.Serve(l)
 	}()
-	k := &h2Codec{}
+	t.Cleanup(func() {
+		_ = server.Close()
+		<-done
+	})
 	b := newBed(t, nil, l.Addr().String())
+	h2Serve(t, b)
+	return b
+}
+
+// h2Serve has b speak the protocol.
+func h2Serve(t testing.TB, b *bed) {
+	k := &h2Codec{}
 	b.http.Codec = k
 	b.serve()
 	t.Cleanup(func() {
@@ -320,10 +330,7 @@ func h2Bed(t testing.TB) (*bed, *h2Codec) {
 			k.up.Abort()
 		}
 		k.running.Wait()
-		_ = server.Close()
-		<-done
 	})
-	return b, k
 }
 
 func h2Transport(t testing.TB) *http.Transport {
@@ -356,7 +363,7 @@ func h2Call(t testing.TB, tr http.RoundTripper, addr, body string) {
 }
 
 func TestManyStreamsShareOneConnection(t *testing.T) {
-	b, _ := h2Bed(t)
+	b := h2Bed(t)
 	tr := h2Transport(t)
 	h2Call(t, tr, b.addr, "") // later calls find its connection
 	var wg sync.WaitGroup

@@ -36,6 +36,7 @@ type bed struct {
 	clusters map[string]*upstream.Cluster
 	http     *stream.HTTP
 	addr     string
+	crowded  bool // connections rest as soon as they have nothing to do
 
 	mu    sync.Mutex
 	conns []*conn.Conn
@@ -43,7 +44,7 @@ type bed struct {
 
 func settings() upstream.Settings {
 	return upstream.Settings{ConnectTimeout: time.Second,
-		Limits: upstream.Limits{Connections: 1024, PendingRequests: 1024, Requests: 1024, Retries: 16}}
+		Limits: upstream.Limits{Connections: 1024, Requests: 1024, Retries: 16}}
 }
 
 // newBed serves HTTP with the given routes; nil means everything to cluster
@@ -101,6 +102,11 @@ func (b *bed) serveBy(serve func(context.Context, *conn.Conn) error) *bed {
 	lot, err := conn.NewLot()
 	if err != nil {
 		b.t.Fatal(err)
+	}
+	for range 2000 {
+		if b.crowded {
+			lot.Admit(new(conn.Conn), func() {})
+		}
 	}
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	var running, resting sync.WaitGroup

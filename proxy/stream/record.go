@@ -10,13 +10,13 @@ import (
 // record fills the access-log entry of a finished exchange.
 func (x *exchange) record(e *codec.End, duration, waited time.Duration) {
 	l := &x.entry
-	*l = telemetry.Entry{
-		Start: x.c.Wheel().Time(x.start), Duration: duration, Process: duration - waited, Upstream: waited,
-		Status: e.Status, Flags: x.flags | e.Flags | failureFlag(e.Failure),
-		RequestBytes: e.RequestBytes, ResponseBytes: e.ResponseBytes, Attempts: x.attempts,
-		DownstreamProtocol: e.DownstreamProtocol,
-		DownstreamLocal:    x.c.LocalAddr(), DownstreamRemote: x.c.RemoteAddr(),
-	}
+	// Cleared and filled in place: a literal would be made beside it and copied.
+	*l = telemetry.Entry{}
+	l.Start, l.Duration, l.Process, l.Upstream = x.c.Wheel().Time(x.start), duration, duration-waited, waited
+	l.Status, l.Flags = e.Status, x.flags|e.Flags|failureFlag(e.Failure)
+	l.RequestBytes, l.ResponseBytes, l.Attempts = e.RequestBytes, e.ResponseBytes, x.attempts
+	l.DownstreamProtocol = e.DownstreamProtocol
+	l.DownstreamLocal, l.DownstreamRemote = x.c.LocalAddr(), x.c.RemoteAddr()
 	l.Failed = l.Flags != 0
 	if e.Sent != 0 {
 		l.ProcessRequest = e.Sent.Sub(x.start)

@@ -286,8 +286,9 @@ type rpcResponse struct{}
 func (rpcResponse) Status() int                  { return 200 }
 func (rpcResponse) Header(string) ([]byte, bool) { return nil, false }
 
-func rpcBed(t testing.TB) (*bed, *script) {
-	s := newScript(t, func(_ int64, c net.Conn, r *bufio.Reader) {
+// rpcHost sends back what it gets.
+func rpcHost(t testing.TB) *script {
+	return newScript(t, func(_ int64, c net.Conn, r *bufio.Reader) {
 		buf := make([]byte, 256<<10)
 		for {
 			n, err := c.Read(buf)
@@ -299,8 +300,11 @@ func rpcBed(t testing.TB) (*bed, *script) {
 			}
 		}
 	})
+}
+
+// rpcServe has b speak the protocol.
+func rpcServe(t testing.TB, b *bed) {
 	k := &rpcCodec{}
-	b := newBed(t, nil, s.addr())
 	b.http.Codec = k
 	b.serve()
 	t.Cleanup(func() {
@@ -309,17 +313,16 @@ func rpcBed(t testing.TB) (*bed, *script) {
 		}
 		k.running.Wait()
 	})
-	return b, s
 }
 
 // rpcClients runs calls over n connections, depth at a time on each, all with the
-// same ids, and checks every reply.
-func rpcClients(t testing.TB, addr string, n, depth, calls int) {
+// same ids, and checks every reply. size is a payload's, a multiple of 4.
+func rpcClients(t testing.TB, addr string, n, depth, calls, size int) {
 	var wg sync.WaitGroup
 	for i := range n {
 		c := dial(t, addr)
 		wg.Go(func() {
-			payload := bytes.Repeat(fmt.Appendf(nil, "%04d", i), 256)
+			payload := bytes.Repeat(fmt.Appendf(nil, "%04d", i), size/4)
 			batch := make([]byte, 0, depth*(8+len(payload)))
 			for id := range depth {
 				batch = binary.BigEndian.AppendUint32(batch, uint32(4+len(payload)))
@@ -347,8 +350,10 @@ func rpcClients(t testing.TB, addr string, n, depth, calls int) {
 }
 
 func TestManyCallsShareOneUpstreamConnection(t *testing.T) {
-	b, s := rpcBed(t)
-	rpcClients(t, b.addr, 16, 8, 800)
+	s := rpcHost(t)
+	b := newBed(t, nil, s.addr())
+	rpcServe(t, b)
+	rpcClients(t, b.addr, 16, 8, 800, 1024)
 	if n := s.conns.Load(); n != 1 {
 		t.Errorf("got %d upstream connections, want 1", n)
 	}
@@ -356,11 +361,4 @@ func TestManyCallsShareOneUpstreamConnection(t *testing.T) {
 	if got := b.http.Stats.RequestTotal.Value(); got != 16*800 {
 		t.Errorf("got %d requests, want %d", got, 16*800)
 	}
-}
-
-func BenchmarkSharedConnection(b *testing.B) {
-	bed, _ := rpcBed(b)
-	b.ReportAllocs()
-	b.ResetTimer()
-	rpcClients(b, bed.addr, 32, 8, max(b.N/32, 8))
 }

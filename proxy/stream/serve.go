@@ -18,7 +18,7 @@ var errNoCodec = errors.New("listener has no codec")
 // an orderly end, and what went wrong with the socket otherwise. When ctx ends
 // the connection is cut off. A connection that MayRest it leaves open when there
 // is nothing to do, returns conn.ErrAtRest, and is called again when it wakes.
-func (h *HTTP) Serve(ctx context.Context, c *conn.Conn) error {
+func (h *HTTP) Serve(ctx context.Context, c *conn.Conn) (err error) {
 	if h.Codec == nil {
 		c.Close()
 		return errNoCodec
@@ -28,11 +28,12 @@ func (h *HTTP) Serve(ctx context.Context, c *conn.Conn) error {
 	}
 	s := &session{h: h, c: c}
 	cfg := codec.Config{MaxHeadBytes: h.MaxHeaderBytes, HeadTimeout: h.HeaderTimeout, IdleTimeout: h.IdleTimeout, StreamIdle: h.StreamIdle}
-	err := h.Codec.Serve(ctx, c, cfg, s)
-	if !errors.Is(err, conn.ErrAtRest) {
-		h.Stats.ConnectionActive.Add(c.Shard(), -1)
-	}
-	return err
+	defer func() { // also when a panic passes
+		if !errors.Is(err, conn.ErrAtRest) {
+			h.Stats.ConnectionActive.Add(c.Shard(), -1)
+		}
+	}()
+	return h.Codec.Serve(ctx, c, cfg, s)
 }
 
 func countConnection(stats *telemetry.Downstream, shard uint32) {

@@ -50,7 +50,7 @@ type Settings struct {
 // Limits bound what a cluster may use at once; 0 means Envoy's defaults: 1024
 // of each, but 3 retries.
 type Limits struct {
-	Connections, PendingRequests, Requests, Retries uint32
+	Connections, Requests, Retries uint32
 	NoRetries                                       bool // Retries is 0 on purpose
 	// RetryBudgetPercent of active requests may be retries (never fewer than
 	// RetryBudgetMin at once); it applies beside Retries. 0 means 20.
@@ -106,8 +106,7 @@ func withDefaults(s Settings) *Settings {
 	s.ConnectTimeout = or(s.ConnectTimeout, defaultConnectTimeout)
 	s.IdleTimeout = or(s.IdleTimeout, defaultIdleTimeout)
 	l := &s.Limits
-	l.Connections, l.PendingRequests = or(l.Connections, defaultLimit), or(l.PendingRequests, defaultLimit)
-	l.Requests = or(l.Requests, defaultLimit)
+	l.Connections, l.Requests = or(l.Connections, defaultLimit), or(l.Requests, defaultLimit)
 	if l.Retries = or(l.Retries, defaultRetries); l.NoRetries {
 		l.Retries = 0
 	}

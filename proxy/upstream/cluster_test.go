@@ -179,7 +179,7 @@ func TestRetriesAvoidTriedHosts(t *testing.T) {
 }
 
 func TestLimitsAndBudget(t *testing.T) {
-	c := cluster(Settings{Limits: Limits{Connections: 2, Requests: 10, PendingRequests: 1, Retries: 5, RetryBudgetPercent: 40, RetryBudgetMin: 1}})
+	c := cluster(Settings{Limits: Limits{Connections: 2, Requests: 10, Retries: 5, RetryBudgetPercent: 40, RetryBudgetMin: 1}})
 	take := func(acquire func() bool) (n int) {
 		for acquire() {
 			n++
@@ -193,10 +193,6 @@ func TestLimitsAndBudget(t *testing.T) {
 	if !c.AcquireConnection() || c.AcquireConnection() {
 		t.Error("a released connection can be had once more, once")
 	}
-	if got := take(c.AcquirePending); got != 1 {
-		t.Errorf("pending: got %d, want 1", got)
-	}
-	c.ReleasePending()
 	if got := take(c.AcquireRetry); got != 1 {
 		t.Errorf("retries with no request under way: got %d, want the least of the budget, 1", got)
 	}
@@ -223,7 +219,7 @@ func TestDefaultsAreEnvoys(t *testing.T) {
 	c.Configure(Settings{})
 	got := c.Settings()
 	if !c.Known() || got.ConnectTimeout != 5*time.Second || got.IdleTimeout != time.Hour || got.Policy != (balance.RoundRobin{}) ||
-		got.Limits != (Limits{Connections: 1024, PendingRequests: 1024, Requests: 1024, Retries: 3, RetryBudgetPercent: 20, RetryBudgetMin: 3}) {
+		got.Limits != (Limits{Connections: 1024, Requests: 1024, Retries: 3, RetryBudgetPercent: 20, RetryBudgetMin: 3}) {
 		t.Errorf("got %+v", got)
 	}
 	c.SetEndpoints(endpoints(1, nil))

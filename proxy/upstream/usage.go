@@ -12,8 +12,6 @@ type usage struct {
 	_           [56]byte
 	connections atomic.Int64
 	_           [56]byte
-	pending     atomic.Int64
-	_           [56]byte
 	retries     atomic.Int64
 	_           [56]byte
 }
@@ -42,17 +40,22 @@ func (c *Cluster) AcquireConnection() bool {
 	return acquire(&c.limits.connections, c.settings.Load().Limits.Connections)
 }
 
-// ReleaseConnection gives back what AcquireConnection took.
-func (c *Cluster) ReleaseConnection() { c.limits.connections.Add(-1) }
-
-// AcquirePending takes one of the requests that may wait for a connection;
-// ReleasePending gives it back.
-func (c *Cluster) AcquirePending() bool {
-	return acquire(&c.limits.pending, c.settings.Load().Limits.PendingRequests)
+// AcquireEvicting is AcquireConnection that makes room: it closes idle connections
+// of the cluster's hosts, which would otherwise hold the limit against a host that
+// has none. False means that all connections are at work.
+func (c *Cluster) AcquireEvicting() bool {
+	for _, h := range c.Hosts() {
+		for h.Idle.Evict() {
+			if c.AcquireConnection() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
-// ReleasePending gives back what AcquirePending took.
-func (c *Cluster) ReleasePending() { c.limits.pending.Add(-1) }
+// ReleaseConnection gives back what AcquireConnection and AcquireEvicting took.
+func (c *Cluster) ReleaseConnection() { c.limits.connections.Add(-1) }
 
 // AcquireRetry takes one of the cluster's retries, by limit and by budget;
 // ReleaseRetry gives it back when that attempt ends. False means that the

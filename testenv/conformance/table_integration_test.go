@@ -245,11 +245,8 @@ const limitCovers = "DR trafficPolicy.connectionPool.http.http2MaxRequests"
 // reason or the test that does.
 var elsewhere = map[string]string{
 	"DR trafficPolicy.connectionPool.tcp.maxConnections": "proxy/upstream TestLimitsAndBudget",
-	// Envoy lets so many wait for a connection; the sidecar keeps no queue, and
-	// refuses at once what finds all connections busy.
-	"DR trafficPolicy.connectionPool.http.http1MaxPendingRequests": "differs",
-	"DR trafficPolicy.retryBudget.percent":                         "proxy/upstream TestLimitsAndBudget",
-	"DR trafficPolicy.retryBudget.minRetryConcurrency":             "proxy/upstream TestLimitsAndBudget",
+	"DR trafficPolicy.retryBudget.percent":               "proxy/upstream TestLimitsAndBudget",
+	"DR trafficPolicy.retryBudget.minRetryConcurrency":   "proxy/upstream TestLimitsAndBudget",
 }
 
 func TestTheTableCoversEveryEnforcedField(t *testing.T) {

@@ -242,7 +242,7 @@ func TestFullDiskOfSidecar(t *testing.T) {
 func TestFullDiskOfMeshServer(t *testing.T) {
 	disk := smallDisk(t, 2048)
 	mesh := testenv.Start(t, testenv.Config{DataDir: disk})
-	meshedEcho(t, mesh, "cart", "cart-a")
+	a := meshedEcho(t, mesh, "cart", "cart-a")
 	client := mesh.Sidecar(testenv.Workload{Name: "web", App: "web"})
 	c := caller(t, client.Proxy)
 	direct := func(n int) string {
@@ -273,13 +273,20 @@ func TestFullDiskOfMeshServer(t *testing.T) {
 	if out := mesh.Ctl("rule", "get", "virtualservice/default/cart"); !strings.Contains(out, last) {
 		t.Errorf("the store shows another rule, want %q in\n%.400s", last, out)
 	}
+	added := meshedEcho(t, mesh, "cart", "cart-b")
+	eventually(t, "endpoints still come", uses(client, "cart", a.Inbound, added.Inbound))
+	for n := range 30 { // until the leases file has to grow
+		register(t, mesh, "--app", fmt.Sprintf("filler-%d", n), "--label", "why="+strings.Repeat("x", 200))
+	}
+	eventually(t, "readiness says what is not kept", says("http://"+mesh.Ops+"/readyz", http.StatusOK, "degraded\n", "source builtin: degraded leases file: ", "no space left on device"))
+	eventually(t, "so does meshctl", shows(mesh, []string{"source builtin:\tdegraded\tleases file: ", "no space left on device"}, "status"))
 	free()
 	mesh.Apply(direct(1000))
 	eventually(t, "with room again a rule is taken", answers(c, "http://cart/", "rule 1000 "))
+	eventually(t, "nothing is wrong any more", shows(mesh, []string{"source builtin:\tok"}, "status"))
 	mesh.Kill()
 	mesh.Start()
 	if out := mesh.Ctl("rule", "get", "virtualservice/default/cart"); !strings.Contains(out, "rule 1000 ") {
 		t.Errorf("lost by a kill:\n%.400s", out)
 	}
 }
-

@@ -1179,13 +1179,15 @@ func (x *HistoryResponse) GetNextPageToken() string {
 }
 
 type RollbackRequest struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Rule             string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`                                // empty means the whole set
-	ToRevision       uint64                 `protobuf:"varint,2,opt,name=to_revision,json=toRevision,proto3" json:"to_revision,omitempty"` // the state to bring back: as it was right after it
-	Author           string                 `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`
-	Reason           string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	DryRun           bool                   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
-	ExpectedRevision uint64                 `protobuf:"varint,6,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rule  string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"` // empty means the whole set
+	// to_revision, required, is the state to bring back: as it was right after it.
+	// 0 is refused: it would delete what a caller forgot to name.
+	ToRevision       uint64 `protobuf:"varint,2,opt,name=to_revision,json=toRevision,proto3" json:"to_revision,omitempty"`
+	Author           string `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`
+	Reason           string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	DryRun           bool   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	ExpectedRevision uint64 `protobuf:"varint,6,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }

@@ -15,6 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +41,8 @@ type Config struct {
 	Registerer prometheus.Registerer // required
 	// MaxScopes bounds the scopes held at once, MaxClients the sets of outbound
 	// resources behind them; a node beyond is refused by Join. 0 means 10,000
-	// and 256: estates have tens.
+	// and 256: estates have tens. Where rules tell more clients apart by their
+	// labels, the others are served as if they had none, which is reported.
 	MaxScopes, MaxClients int
 }
 
@@ -58,16 +61,18 @@ type Generator struct {
 	outs    map[scope.Client]*outbound
 	lives   map[scope.Key]*live
 	byFeed  map[*resource.Feed]*live
+	// unlabelled is how many scopes were last seen to be served without their labels.
+	unlabelled int
 }
 
 type limits struct{ scopes, clients int }
 
 // world is what resources are computed from. It is a value of immutable parts.
 type world struct {
-	view      *catalog.View
-	set       rules.Set
-	labelKeys []string
-	options   translate.Options
+	view    *catalog.View
+	set     rules.Set
+	labels  map[string]map[string]struct{} // by which rules match callers: values by key
+	options translate.Options
 }
 
 // New checks cfg. The generator serves from the catalog's present view at once;
@@ -98,7 +103,7 @@ func New(cfg Config) (*Generator, error) {
 	return &Generator{
 		catalog: cfg.Catalog, options: cfg.Options, log: cfg.Log, metrics: m, limits: limits{cfg.MaxScopes, cfg.MaxClients},
 		wake:  make(chan struct{}, 1),
-		world: world{view: cfg.Catalog.View(), set: cfg.Rules, labelKeys: cfg.Rules.SourceLabelKeys(), options: cfg.Options},
+		world: world{view: cfg.Catalog.View(), set: cfg.Rules, labels: cfg.Rules.SourceLabels(), options: cfg.Options},
 		outs:  map[scope.Client]*outbound{}, lives: map[scope.Key]*live{}, byFeed: map[*resource.Feed]*live{},
 	}, nil
 }
@@ -150,13 +155,12 @@ func (g *Generator) join(n *scope.Node) (*live, report, error) {
 		return nil, report{}, status.Errorf(codes.ResourceExhausted, "node %s: %d scopes are connected, no more are taken", n.ID, len(g.lives))
 	}
 	p := newPass(g.world, g.outs)
-	client := n.Client(g.world.labelKeys)
+	client, ok := g.admit(n)
+	if !ok {
+		return nil, report{}, status.Errorf(codes.ResourceExhausted, "node %s: %d kinds of client are connected, no more are taken", n.ID, len(g.outs))
+	}
 	o := g.outs[client]
 	if o == nil {
-		g.dropIdle()
-		if len(g.outs) >= g.limits.clients {
-			return nil, report{}, status.Errorf(codes.ResourceExhausted, "node %s: %d kinds of client are connected, no more are taken", n.ID, len(g.outs))
-		}
 		o = p.build(client)
 		g.outs[client] = o
 	}
@@ -165,6 +169,9 @@ func (g *Generator) join(n *scope.Node) (*live, report, error) {
 	l.feed = resource.NewFeed(n.Name(), l.snapshot())
 	g.lives[l.key], g.byFeed[l.feed] = l, l
 	g.metrics.sizes(len(g.lives), len(g.outs))
+	if client.Labels != n.Caller(g.world.labels).Labels {
+		p.report.crowded = g.noteCrowded()
+	}
 	return l, p.report, nil
 }
 
@@ -228,7 +235,7 @@ func (g *Generator) takeRules() {
 			return work{}
 		}
 		affected := rules.Affects(w.set, *g.pending)
-		w.set, w.labelKeys = *g.pending, g.pending.SourceLabelKeys()
+		w.set, w.labels = *g.pending, g.pending.SourceLabels()
 		g.pending = nil
 		return work{rules: &affected}
 	})
@@ -265,6 +272,10 @@ func (g *Generator) advance(p *pass, w work) []publication {
 	}
 	steps := map[*outbound]step{}
 	next := map[scope.Client]*outbound{}
+	var clients map[*live]scope.Client // nil: nobody moves
+	if !w.endpointsOnly() {
+		clients = assign(p.world, slices.Collect(maps.Values(g.lives)), g.outs, g.limits.clients)
+	}
 	for client, o := range g.outs {
 		s := p.step(o, w)
 		steps[o] = s
@@ -272,20 +283,28 @@ func (g *Generator) advance(p *pass, w work) []publication {
 	}
 	var publish []publication
 	for _, l := range g.lives {
-		pub, moved := p.move(l, steps, next, w.endpointsOnly())
+		client := l.out.client
+		if clients != nil {
+			client = clients[l]
+		}
+		pub, moved := p.move(l, client, steps, next, w.endpointsOnly())
 		if moved {
 			publish = append(publish, pub)
 		}
 	}
 	g.outs = next
-	if w.rules != nil {
+	if clients != nil {
 		g.dropIdle() // clients that no node is any more, since rules read other labels
+		p.report.crowded = g.noteCrowded()
 	}
 	return publish
 }
 
 // report is what a pass has to tell; it is told after the lock is given back.
-type report struct{ failures []failure }
+type report struct {
+	failures []failure
+	crowded  int // scopes served without their labels; 0: none, or no more than before
+}
 
 type failure struct {
 	host string
@@ -297,4 +316,20 @@ func (g *Generator) report(r report) {
 		g.metrics.failures.Inc()
 		g.log.Error("host not translated, its last resources are kept", "host", f.host, "error", f.err)
 	}
+	if r.crowded > 0 {
+		g.log.Warn("rules tell too many clients apart by their labels, some are served as if they had none",
+			"scopes", r.crowded, "most_clients", g.limits.clients)
+	}
+}
+
+// noteCrowded counts who is served without its labels, and returns the number if
+// it has grown. Called with mu held.
+func (g *Generator) noteCrowded() int {
+	n, before := g.crowded(), g.unlabelled
+	g.unlabelled = n
+	g.metrics.unlabelled.Set(float64(n))
+	if n <= before {
+		return 0
+	}
+	return n
 }

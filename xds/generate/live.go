@@ -24,8 +24,7 @@ type live struct {
 // own makes what a scope gets beside its outbound resources; before is what it
 // had, and stays in place where the bytes are equal.
 func (p *pass) own(l *live, o *outbound, before []*resource.Resource) []*resource.Resource {
-	client := l.node.Client(p.labelKeys)
-	own, err := translate.Own(l.node, client, func(h model.Host) translate.Inputs {
+	own, err := translate.Own(l.node, o.client, func(h model.Host) translate.Inputs {
 		if state, ok := o.hosts.Get(string(h)); ok {
 			return state.in
 		}
@@ -81,11 +80,10 @@ func (l *live) snapshot() *resource.Snapshot {
 	return snap
 }
 
-// move takes a scope to the next state of its outbound, or to another outbound
-// when the rules read other labels than before. moved is false when nothing that
+// move takes a scope to the next state of its outbound, or to that of another
+// client when the rules read other labels than before. moved is false when nothing that
 // the scope is served changed.
-func (p *pass) move(l *live, steps map[*outbound]step, next map[scope.Client]*outbound, endpointsOnly bool) (pub publication, moved bool) {
-	client := l.node.Client(p.labelKeys)
+func (p *pass) move(l *live, client scope.Client, steps map[*outbound]step, next map[scope.Client]*outbound, endpointsOnly bool) (pub publication, moved bool) {
 	if client != l.out.client {
 		o := next[client]
 		if o == nil {

@@ -10,16 +10,19 @@ import (
 )
 
 type metrics struct {
-	scopes, clients prometheus.Gauge
-	failures        prometheus.Counter
-	passes          *prometheus.HistogramVec
-	changed         *prometheus.CounterVec
+	scopes, clients, unlabelled prometheus.Gauge
+	failures                    prometheus.Counter
+	passes                      *prometheus.HistogramVec
+	changed                     *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
-		scopes:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_xds_generate_scopes", Help: "Scopes of nodes that are connected."}),
-		clients:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_xds_generate_clients", Help: "Sets of outbound resources held."}),
+		scopes:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_xds_generate_scopes", Help: "Scopes of nodes that are connected."}),
+		clients: prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_xds_generate_clients", Help: "Sets of outbound resources held."}),
+		unlabelled: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "mesh_xds_generate_unlabelled_scopes", Help: "Scopes served as if they had no labels, since there are too many clients.",
+		}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "mesh_xds_generate_failures_total", Help: "Hosts that could not be translated."}),
 		passes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "mesh_xds_generate_pass_seconds", Help: "Time from a change to its publication, by what changed.",
@@ -36,7 +39,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		m.changed.WithLabelValues(t.String())
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.scopes, m.clients, m.failures, m.passes, m.changed} {
+	for _, c := range []prometheus.Collector{m.scopes, m.clients, m.unlabelled, m.failures, m.passes, m.changed} {
 		errs = append(errs, r.Register(c))
 	}
 	return m, errors.Join(errs...)

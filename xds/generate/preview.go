@@ -45,7 +45,7 @@ func (g *Generator) Preview(candidate rules.Set) (Diff, error) {
 	g.mu.Unlock()
 
 	affected := rules.Affects(w.set, candidate)
-	w.set, w.labelKeys = candidate, candidate.SourceLabelKeys()
+	w.set, w.labels = candidate, candidate.SourceLabels()
 	p := newPass(w, outs)
 	steps, next := map[*outbound]step{}, map[scope.Client]*outbound{}
 	for client, o := range outs {
@@ -56,10 +56,14 @@ func (g *Generator) Preview(candidate rules.Set) (Diff, error) {
 		steps[o], next[client] = s, s.out
 	}
 	d := Diff{Live: len(lives)}
+	here := make([]*live, len(lives))
 	for i := range lives {
-		l := &lives[i]
+		here[i] = &lives[i]
+	}
+	clients := assign(w, here, outs, g.limits.clients)
+	for _, l := range here {
 		before := l.snapshot()
-		pub, _ := p.move(l, steps, next, false)
+		pub, _ := p.move(l, clients[l], steps, next, false)
 		sd := ScopeDiff{Scope: l.node.Name(), Streams: l.refs}
 		for _, k := range pub.changed {
 			sd.Changes = append(sd.Changes, Change{k, before.Get(k.Type, k.Name), pub.snap.Get(k.Type, k.Name)})

@@ -11,7 +11,7 @@ func (g *Generator) Start() {
 	}
 	g.world.view = g.catalog.View()
 	if g.pending != nil {
-		g.world.set, g.world.labelKeys = *g.pending, g.pending.SourceLabelKeys()
+		g.world.set, g.world.labels = *g.pending, g.pending.SourceLabels()
 		g.pending = nil
 	}
 	clear(g.outs) // made from the world before

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -25,6 +26,9 @@ const (
 // maxAttempts is how often a change is planned anew because someone else wrote
 // between the reading and the writing.
 const maxAttempts = 5
+
+// maxRevision is the largest revision a store counts to.
+const maxRevision = math.MaxInt64
 
 // plan is what a request makes of the rules that are there.
 type plan struct {
@@ -91,6 +95,12 @@ func (s *ruleService) Delete(ctx context.Context, req *api.DeleteRulesRequest) (
 }
 
 func (s *ruleService) Rollback(ctx context.Context, req *api.RollbackRequest) (*api.ApplyResponse, error) {
+	switch {
+	case req.ToRevision == 0: // a field that was forgotten or misspelt would delete every rule
+		return nil, badRequest("to_revision: is missing: name the revision to go back to; to take rules out, delete them")
+	case req.ToRevision > maxRevision:
+		return nil, badRequest("to_revision: %d, want at most %d", req.ToRevision, uint64(maxRevision))
+	}
 	var key rules.Key
 	if req.Rule != "" {
 		var err error
@@ -181,7 +191,7 @@ func (s *ruleService) planDelete(keys []rules.Key, now store.Listing) (plan, err
 
 // planRollback makes of now what was then: of one rule, or of all when key is empty.
 func (s *ruleService) planRollback(key rules.Key, then, now store.Listing) (plan, error) {
-	before, live := byKey(then), byKey(now)
+	before, live, files := byKey(then), byKey(now), s.cfg.FileRules()
 	touched := map[store.Key]bool{}
 	for _, l := range []store.Listing{then, now} {
 		for _, rec := range l.Records {
@@ -206,6 +216,9 @@ func (s *ruleService) planRollback(key rules.Key, then, now store.Listing) (plan
 			continue
 		case !was:
 			result.Outcome, change.Delete, change.Created = api.Outcome_DELETED, true, time.Time{}
+		case !is && files.Get(ruleKey(k)) != nil:
+			errs = append(errs, forbidden("%v comes from a file of the server: change it there", k))
+			continue
 		case !is:
 			result.Outcome, change.Expect = api.Outcome_CREATED, store.Absent
 		default:

@@ -37,10 +37,11 @@ const (
 	// maxRequest bounds one request message in bytes: the largest rule text that
 	// the parser takes, and as much again for the rest.
 	maxRequest = 2 * rules.MaxFileBytes
-	// maxCalls is how many calls run at once; more are refused.
-	maxCalls = 128
-	// callTime bounds one call, and so how long a slow client holds one.
+	// callTime bounds one call, and so how long a slow reader of the answer holds one.
 	callTime = time.Minute
+	// bodyTime bounds how long the body of a request may take to arrive. Callers
+	// are on this machine: the largest one takes milliseconds.
+	bodyTime = 5 * time.Second
 	// drainTime bounds how long Run waits for open calls when it stops.
 	drainTime = 5 * time.Second
 )
@@ -115,9 +116,10 @@ type Server struct {
 	cfg     Config
 	http    *http.Server
 	started time.Time
-	calls   chan struct{} // capacity maxCalls
-	// pageBytes is maxPageBytes but in tests.
+	lanes   *lanes
+	// pageBytes and bodyTime are maxPageBytes and bodyTime but in tests.
 	pageBytes int
+	bodyTime  time.Duration
 }
 
 // New checks cfg and reports every mistake.
@@ -143,7 +145,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.FileRules == nil {
 		cfg.FileRules = func() rules.Set { return rules.Set{} }
 	}
-	s := &Server{cfg: cfg, started: time.Now(), calls: make(chan struct{}, maxCalls), pageBytes: maxPageBytes}
+	s := &Server{cfg: cfg, started: time.Now(), lanes: newLanes(), pageBytes: maxPageBytes, bodyTime: bodyTime}
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		Protocols:         protocols(),
@@ -166,7 +168,7 @@ func protocols() *http.Protocols {
 }
 
 func (s *Server) handler() http.Handler {
-	rpc := connect.NewServer(s.admit, s.translate)
+	rpc := connect.NewServer(s.translate, s.admit)
 	api.RegisterRuleServiceHandler(rpc, &ruleService{Server: s})
 	api.RegisterCatalogServiceHandler(rpc, &catalogService{cfg: s.cfg})
 	api.RegisterProxyServiceHandler(rpc, &proxyService{cfg: s.cfg})
@@ -175,7 +177,7 @@ func (s *Server) handler() http.Handler {
 	grpcreflect.Register(rpc)
 	mux := http.NewServeMux()
 	connecthttp.Mount(mux, rpc, connecthttp.WithReadMaxBytes(maxRequest))
-	return guard(s.cfg.Hosts, http.MaxBytesHandler(mux, maxRequest+1<<10))
+	return guard(s.cfg.Hosts, s.receive(mux))
 }
 
 // Run serves until ctx ends.
@@ -197,21 +199,6 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("serve mesh api: %w", err)
-}
-
-// admit bounds how many calls run at once and how long each may take.
-func (s *Server) admit(next connect.ServerFunc) connect.ServerFunc {
-	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
-		select {
-		case s.calls <- struct{}{}:
-		default:
-			return connect.Errorf(connect.CodeResourceExhausted, "%d calls are running; try again", maxCalls)
-		}
-		defer func() { <-s.calls }()
-		ctx, cancel := context.WithTimeout(ctx, callTime)
-		defer cancel()
-		return next(ctx, spec, stream)
-	}
 }
 
 // translate gives every error its code and logs what wakes a person.

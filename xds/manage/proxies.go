@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"connectrpc.com/connect/v2"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -83,8 +82,7 @@ func (s *proxyService) GetConfig(_ context.Context, req *api.GetConfigRequest) (
 			}
 			out := configOf(t.Type, item)
 			if size += proto.Size(out); size > maxConfig {
-				return nil, connect.Errorf(connect.CodeResourceExhausted,
-					"configuration of %s: over %d MiB: name a type or a resource", resp.Node, maxConfig>>20)
+				return nil, overLimit("configuration of %s: over %d MiB: name a type or a resource", resp.Node, maxConfig>>20)
 			}
 			resp.Resources = append(resp.Resources, out)
 		}

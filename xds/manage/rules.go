@@ -170,6 +170,9 @@ func (s *ruleService) List(ctx context.Context, req *api.ListRulesRequest) (*api
 }
 
 func (s *ruleService) History(ctx context.Context, req *api.HistoryRequest) (*api.HistoryResponse, error) {
+	if req.Before > maxRevision {
+		return nil, badRequest("before: %d, want at most %d", req.Before, uint64(maxRevision))
+	}
 	q := store.HistoryQuery{Before: store.Revision(req.Before), Limit: int(req.PageSize)}
 	if req.PageToken != "" {
 		if err := historyToken(req.PageToken, &q); err != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"connectrpc.com/connect/v2"
@@ -156,14 +157,51 @@ func TestDeleteHistoryAndRollback(t *testing.T) {
 	if err != nil || outcomes(one) != cartRoute+" UPDATED\n" {
 		t.Errorf("roll back of one: %v, %v", one, err)
 	}
-	before, err := m.Rules.Rollback(t.Context(), &api.RollbackRequest{Rule: cartRoute, ToRevision: 0, Author: "ada", DryRun: true})
-	if err != nil || outcomes(before) != cartRoute+" DELETED\n" {
-		t.Errorf("roll back to before it was: %v, %v, want it deleted", before, err)
+	for _, rule := range []string{"", cartRoute} {
+		_, err = m.Rules.Rollback(t.Context(), &api.RollbackRequest{Rule: rule, Author: "ada"})
+		wantCode(t, err, connect.CodeInvalidArgument, "to_revision: is missing")
+		_, err = m.Rules.Rollback(t.Context(), &api.RollbackRequest{Rule: rule, ToRevision: 1 << 63, Author: "ada"})
+		wantCode(t, err, connect.CodeInvalidArgument, "to_revision: 9223372036854775808")
+		_, err = m.Rules.History(t.Context(), &api.HistoryRequest{Rule: rule, Before: 1 << 63})
+		wantCode(t, err, connect.CodeInvalidArgument, "before: 9223372036854775808")
+		if _, err = m.Rules.History(t.Context(), &api.HistoryRequest{Rule: rule, Before: 1<<63 - 1}); err != nil {
+			t.Errorf("history before the last revision there can be: %v", err)
+		}
+	}
+	if l, err := m.Rules.List(t.Context(), &api.ListRulesRequest{}); err != nil || len(l.Rules) != 2 {
+		t.Errorf("after what was refused: %v, %v, want both rules", l, err)
 	}
 	_, err = m.Rules.Rollback(t.Context(), &api.RollbackRequest{ToRevision: 99, Author: "ada"})
 	wantCode(t, err, connect.CodeNotFound, "revision 99")
 	_, err = m.Rules.Rollback(t.Context(), &api.RollbackRequest{Rule: "virtualservice/default/never", ToRevision: 1, Author: "ada"})
 	wantCode(t, err, connect.CodeNotFound, "never written")
+}
+
+func TestRollbackLeavesRulesOfFilesAlone(t *testing.T) {
+	files := &atomic.Pointer[rules.Set]{}
+	files.Store(&rules.Set{})
+	m := start(t, func(c *manage.Config) { c.FileRules = func() rules.Set { return *files.Load() } })
+	m.apply(t, docs(route("cart", 90), subsets("cart")))
+	if _, err := m.Rules.Delete(t.Context(), &api.DeleteRulesRequest{Rules: []string{cartRoute, cartSubsets}, Author: "ada"}); err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := rules.Parse("cart.yaml", []byte(route("cart", 50)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := rules.NewSet(parsed...)
+	files.Store(&set)
+	for _, rule := range []string{"", cartRoute} {
+		_, err := m.Rules.Rollback(t.Context(), &api.RollbackRequest{Rule: rule, ToRevision: 1, Author: "ada"})
+		wantCode(t, err, connect.CodeFailedPrecondition, cartRoute+" comes from a file of the server")
+	}
+	if l, err := m.store.List(t.Context()); err != nil || len(l.Records) != 0 {
+		t.Errorf("stored %v, %v, want nothing", l.Records, err)
+	}
+	back, err := m.Rules.Rollback(t.Context(), &api.RollbackRequest{Rule: cartSubsets, ToRevision: 1, Author: "ada"})
+	if err != nil || outcomes(back) != cartSubsets+" CREATED\n" {
+		t.Errorf("the rule that no file holds: %v, %v", back, err)
+	}
 }
 
 // fixedPreview answers with the same changes, and records what it was asked.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"connectrpc.com/connect/v2"
@@ -54,7 +55,29 @@ func forbidden(format string, args ...any) error {
 	return &stateError{fmt.Sprintf(format, args...)}
 }
 
-// wireError maps every error to its code on the wire. Only here are codes made.
+// limitError says that the request is sound and more than is done at once.
+type limitError struct{ text string }
+
+func (e *limitError) Error() string { return e.text }
+
+func overLimit(format string, args ...any) error {
+	return &limitError{fmt.Sprintf(format, args...)}
+}
+
+// bodyError says that a request did not arrive in full.
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string {
+	if errors.Is(e.err, os.ErrDeadlineExceeded) {
+		return "the request did not arrive in time"
+	}
+	return "the request broke off: " + e.err.Error()
+}
+
+func (e *bodyError) Unwrap() error { return e.err }
+
+// wireError maps every error to its code on the wire. Only here are codes made; an
+// error that has one already is of connect, such as of a message it cannot decode.
 func wireError(err error) *connect.Error {
 	if ce, ok := errors.AsType[*connect.Error](err); ok {
 		return ce
@@ -88,6 +111,15 @@ func code(err error) connect.Code {
 	}
 	if _, ok := errors.AsType[*stateError](err); ok {
 		return connect.CodeFailedPrecondition
+	}
+	if _, ok := errors.AsType[*limitError](err); ok {
+		return connect.CodeResourceExhausted
+	}
+	if body, ok := errors.AsType[*bodyError](err); ok {
+		if errors.Is(body.err, os.ErrDeadlineExceeded) {
+			return connect.CodeDeadlineExceeded
+		}
+		return connect.CodeCanceled
 	}
 	switch {
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, errNoLease):

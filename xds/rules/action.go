@@ -1,8 +1,10 @@
 package rules
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,25 +106,44 @@ func (d *reader) rewrite(path string, r *networking.HTTPRewrite) {
 	if r.Uri == "" && r.Authority == "" {
 		d.failAt(path, "is empty, want uri or authority")
 	}
-	if r.Uri != "" && !strings.HasPrefix(r.Uri, "/") {
-		d.failf(path+".uri", "%q, want a path that begins with /", r.Uri)
-	}
+	d.path(path+".uri", r.Uri)
 	d.authority(path+".authority", r.Authority)
 }
 
-func (d *reader) authority(path, value string) {
-	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("/?#@%", r) }) {
-		d.failf(path, "%q, want host or host:port", value)
+// path refuses what does not begin with a slash or cannot stand in a request
+// line as it is: a space or a line break would split the request.
+func (d *reader) path(path, value string) {
+	switch {
+	case value == "":
+	case !strings.HasPrefix(value, "/"):
+		d.failf(path, "%q, want a path that begins with /", value)
+	case !plain(value):
+		d.failf(path, "%q, want no space, control or non-ASCII character", value)
 	}
+}
+
+func (d *reader) authority(path, value string) {
+	if value == "" {
+		return
+	}
+	u, err := url.Parse("http://" + value)
+	if err == nil && plain(value) && u.Host == value && u.Hostname() != "" && !strings.HasSuffix(value, ":") {
+		if port, err := strconv.ParseUint(cmp.Or(u.Port(), "1"), 10, 16); err == nil && port > 0 {
+			return
+		}
+	}
+	d.failf(path, "%q, want host or host:port", value)
+}
+
+func plain(value string) bool {
+	return !strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
 
 func (d *reader) redirect(path string, r *networking.HTTPRedirect) {
 	if r == nil {
 		return
 	}
-	if r.Uri != "" && (!strings.HasPrefix(r.Uri, "/") || strings.ContainsFunc(r.Uri, func(c rune) bool { return c <= ' ' || c >= 0x7f })) {
-		d.failf(path+".uri", "%q, want a path that begins with /", r.Uri)
-	}
+	d.path(path+".uri", r.Uri)
 	d.authority(path+".authority", r.Authority)
 	if r.RedirectCode != 0 && !slices.Contains([]uint32{301, 302, 303, 307, 308}, r.RedirectCode) {
 		d.failf(path+".redirectCode", "%d, want 301, 302, 303, 307 or 308", r.RedirectCode)

@@ -1,9 +1,13 @@
 package rules
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
+	"iter"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,46 +51,15 @@ func (p place) entry(key string) place {
 
 func (d *reader) line(n *yaml.Node) int { return n.Line + d.offset }
 
-func (d *reader) fail(n *yaml.Node, path, text string) {
-	d.unread = append(d.unread, path)
-	d.report(d.line(n), d.key, path, text)
-}
-
-// failAt reports a mistake found after decoding, at the line of the longest known
-// prefix of path. It stays silent where something at, above or below path could
-// not be read: that mistake is reported, and this one may only follow from it.
-func (d *reader) failAt(path, text string) {
-	for _, u := range d.unread {
-		if within(u, path) || within(path, u) {
-			return
-		}
-	}
-	line, at := 0, path
-	for {
-		if n, ok := d.lines[at]; ok {
-			line = n
-			break
-		}
-		i := strings.LastIndexAny(at, ".[")
-		if i < 0 {
-			break
-		}
-		at = at[:i]
-	}
-	d.report(line, d.key, path, text)
-}
-
-// within reports whether path is outer or a part of it.
-func within(path, outer string) bool {
-	rest, ok := strings.CutPrefix(path, outer)
-	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
-}
-
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
 // resolve follows aliases and counts the visit, which bounds what nested aliases
-// can expand to. It returns nil when the document is too large.
+// can expand to. It returns nil when the document is too large, and when more
+// mistakes were found than are reported.
 func (d *reader) resolve(n *yaml.Node, path string) *yaml.Node {
+	if d.full() {
+		return nil
+	}
 	for hops := 0; n.Kind == yaml.AliasNode; hops++ {
 		if n.Alias == nil || hops > maxDepth {
 			d.fail(n, path, "alias that leads nowhere")
@@ -123,6 +96,10 @@ func (d *reader) mapping(n *yaml.Node, path string) map[string]*yaml.Node {
 			d.fail(key, path, "a key that is no plain text")
 			continue
 		}
+		if len(key.Value) > maxKeyBytes {
+			d.fail(key, path, fmt.Sprintf("a key of %d bytes, want at most %d", len(key.Value), maxKeyBytes))
+			continue
+		}
 		if _, twice := fields[key.Value]; twice {
 			d.fail(key, join(path, key.Value), "is given twice")
 			continue
@@ -131,6 +108,21 @@ func (d *reader) mapping(n *yaml.Node, path string) map[string]*yaml.Node {
 		d.lines[join(path, key.Value)] = d.line(key)
 	}
 	return fields
+}
+
+// inOrder yields fields as they stand in the file, so that the same mistakes are
+// found by every reading.
+func inOrder(fields map[string]*yaml.Node) iter.Seq2[string, *yaml.Node] {
+	keys := slices.SortedFunc(maps.Keys(fields), func(a, b string) int {
+		return cmp.Or(cmp.Compare(fields[a].Line, fields[b].Line), cmp.Compare(fields[a].Column, fields[b].Column), cmp.Compare(a, b))
+	})
+	return func(yield func(string, *yaml.Node) bool) {
+		for _, key := range keys {
+			if !yield(key, fields[key]) {
+				return
+			}
+		}
+	}
 }
 
 func join(path, name string) string {
@@ -183,7 +175,7 @@ func (d *reader) message(n *yaml.Node, m protoreflect.Message, at place, depth i
 	if d.wellKnown(n, m, at) {
 		return
 	}
-	for key, value := range d.mapping(n, at.path) {
+	for key, value := range inOrder(d.mapping(n, at.path)) {
 		fd := m.Descriptor().Fields().ByJSONName(key)
 		if fd == nil {
 			fd = m.Descriptor().Fields().ByTextName(key)
@@ -221,7 +213,7 @@ func (d *reader) field(n *yaml.Node, m protoreflect.Message, fd protoreflect.Fie
 	switch {
 	case fd.IsMap():
 		entries := m.Mutable(fd).Map()
-		for key, value := range d.mapping(n, at.path) {
+		for key, value := range inOrder(d.mapping(n, at.path)) {
 			item := at.entry(key)
 			if line, ok := d.lines[join(at.path, key)]; ok {
 				d.lines[item.path] = line

@@ -74,7 +74,6 @@ func (d *reader) policy(path string, p *networking.TrafficPolicy) {
 	tcp, http := p.GetConnectionPool().GetTcp(), p.GetConnectionPool().GetHttp()
 	for name, n := range map[string]int32{
 		"tcp.maxConnections":            tcp.GetMaxConnections(),
-		"http.http1MaxPendingRequests":  http.GetHttp1MaxPendingRequests(),
 		"http.http2MaxRequests":         http.GetHttp2MaxRequests(),
 		"http.maxRequestsPerConnection": http.GetMaxRequestsPerConnection(),
 		"http.maxRetries":               http.GetMaxRetries(),

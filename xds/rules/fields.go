@@ -193,7 +193,7 @@ func destinationRuleFields() []Field {
 			enforce("ringHash.minimumRingSize", "1024 by default")),
 		below("connectionPool.tcp", enforce("maxConnections", "open connections to the destination"),
 			enforce("connectTimeout", "2s by default")),
-		below("connectionPool.http", enforce("http1MaxPendingRequests", "requests waiting for a connection"),
+		below("connectionPool.http",
 			enforce("http2MaxRequests", "requests under way, HTTP/1 too"),
 			enforce("maxRequestsPerConnection", "then the connection is closed; 1 means no keep-alive"),
 			enforce("maxRetries", "retries under way; replaces the retry budget"),

@@ -24,6 +24,9 @@ const (
 	maxMistakes  = 200
 	maxNodes     = 200_000 // YAML nodes visited in one document, aliases expanded
 	maxDepth     = 40      // the API nests 12 deep
+	// maxKeyBytes bounds the keys of mappings, which are parts of every path below
+	// them; Kubernetes' longest label has 317 bytes.
+	maxKeyBytes = 512
 )
 
 // apiVersions are the names under which Istio has published the same messages.
@@ -35,7 +38,7 @@ var serverFields = []string{"uid", "resourceVersion", "generation", "managedFiel
 
 // Parse reads a stream of YAML documents, each one rule, and checks them. name is
 // what mistakes are reported under. The error is of type Mistakes and holds all of
-// them (at most maxMistakes); no rule is returned then. Documents without content
+// them (at most maxMistakes, where reading ends); no rule is returned then. Documents without content
 // are skipped. JSON is YAML too.
 func Parse(name string, data []byte) ([]*Rule, error) {
 	p := &parser{file: name, keys: map[Key]int{}}
@@ -50,7 +53,9 @@ func Parse(name string, data []byte) ([]*Rule, error) {
 				p.report(doc.line, "", "", fmt.Sprintf("more than %d documents", maxDocuments))
 				break
 			}
-			p.document(doc)
+			if p.document(doc); p.full() {
+				break
+			}
 		}
 	}
 	if len(p.mistakes) > 0 {
@@ -77,6 +82,10 @@ func (p *parser) report(line int, key Key, path, text string) {
 		p.mistakes = append(p.mistakes, Mistake{File: p.file, Line: line, Text: "more mistakes follow"})
 	}
 }
+
+// full reports whether there are more mistakes than are reported. Looking for
+// others is pointless then, and in a large file costly.
+func (p *parser) full() bool { return len(p.mistakes) > maxMistakes }
 
 type document struct {
 	line int // of its first line, from 1
@@ -133,7 +142,7 @@ func (p *parser) document(doc document) {
 		return
 	}
 	d := &reader{parser: p, offset: doc.line - 1, lines: map[string]int{}}
-	rule := d.rule(root.Content[0], strings.TrimLeft(string(doc.text), " \n"))
+	rule := d.rule(root.Content[0], withoutBlankLines(doc.text))
 	if rule == nil {
 		return
 	}
@@ -143,6 +152,18 @@ func (p *parser) document(doc document) {
 	}
 	p.keys[rule.Key()] = d.lines["metadata.name"]
 	p.rules = append(p.rules, rule)
+}
+
+// withoutBlankLines cuts the blank lines before a document's content. The first
+// line's indentation stays: the others may have the same.
+func withoutBlankLines(text []byte) string {
+	for {
+		line, rest, more := bytes.Cut(text, []byte("\n"))
+		if !more || len(bytes.TrimSpace(line)) > 0 {
+			return string(text)
+		}
+		text = rest
+	}
 }
 
 // rule reads one document. It returns nil when anything was wrong with it.
@@ -157,7 +178,7 @@ func (d *reader) rule(n *yaml.Node, text string) *Rule {
 	kind := d.text(top, "kind", n)
 	var spec *yaml.Node
 	var metadata map[string]*yaml.Node
-	for key, value := range top {
+	for key, value := range inOrder(top) {
 		switch key {
 		case "kind", "apiVersion", "status":
 			// status is written by controllers, not by users.
@@ -198,7 +219,9 @@ func (d *reader) rule(n *yaml.Node, text string) *Rule {
 	r.Spec = r.Kind.newSpec()
 	d.kind = r.Kind
 	d.message(spec, r.Spec.ProtoReflect(), place{"spec", ""}, 0)
-	d.check(r)
+	if !d.full() {
+		d.check(r)
+	}
 	if len(d.mistakes) != before {
 		return nil
 	}
@@ -218,7 +241,7 @@ func (d *reader) metadata(r *Rule, fields map[string]*yaml.Node, n *yaml.Node) {
 	if r.Kind != 0 && r.Name != "" && r.Namespace != "" {
 		d.key = r.Key()
 	}
-	for key, value := range fields {
+	for key, value := range inOrder(fields) {
 		path := "metadata." + key
 		switch {
 		case key == "name" || key == "namespace" || slices.Contains(serverFields, key):
@@ -268,12 +291,55 @@ func (d *reader) stringMap(n *yaml.Node, path string) map[string]string {
 		return nil
 	}
 	m := map[string]string{}
-	for key, value := range d.mapping(n, path) {
+	for key, value := range inOrder(d.mapping(n, path)) {
 		if s, ok := d.string(value, fmt.Sprintf("%s[%s]", path, key)); ok {
 			m[key] = s
 		}
 	}
 	return m
+}
+
+// fail reports what cannot be read. Of paths, it keeps as many as there are
+// mistakes, so that failAt has few to compare with.
+func (d *reader) fail(n *yaml.Node, path, text string) {
+	if d.full() {
+		return
+	}
+	d.unread = append(d.unread, path)
+	d.report(d.line(n), d.key, path, text)
+}
+
+// failAt reports a mistake found after decoding, at the line of the longest known
+// prefix of path. It stays silent where something at, above or below path could
+// not be read: that mistake is reported, and this one may only follow from it.
+func (d *reader) failAt(path, text string) {
+	if d.full() {
+		return
+	}
+	for _, u := range d.unread {
+		if within(u, path) || within(path, u) {
+			return
+		}
+	}
+	line, at := 0, path
+	for {
+		if n, ok := d.lines[at]; ok {
+			line = n
+			break
+		}
+		i := strings.LastIndexAny(at, ".[")
+		if i < 0 {
+			break
+		}
+		at = at[:i]
+	}
+	d.report(line, d.key, path, text)
+}
+
+// within reports whether path is outer or a part of it.
+func within(path, outer string) bool {
+	rest, ok := strings.CutPrefix(path, outer)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 // Mistake is one thing wrong with what a user wrote.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
+	yamlv3 "go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -183,6 +184,80 @@ func TestParseBounds(t *testing.T) {
 	}
 }
 
+// Reading ends soon after the last mistake that is reported, wherever the mistakes
+// are: what each costs grows with those before it.
+func TestReadingEndsWithTheLastReportedMistake(t *testing.T) {
+	head := "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec:\n"
+	tests := []struct{ name, text string }{
+		{"values of the wrong kind", head + "  hosts:\n" + strings.Repeat("  - 1\n", 150_000)},
+		{"unknown fields", head + "  http:\n" + strings.Repeat("  - {no: 1}\n", 70_000)},
+		{"mistakes that only checks find", head + "  hosts: [a]\n  http:\n" + strings.Repeat("  - {match: [{}]}\n", 50_000)},
+		{"first unreadable, then wrong", head + "  hosts:\n" + strings.Repeat("  - 1\n", 100_000) + "  http:\n" + strings.Repeat("  - {match: [{}]}\n", 15_000)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if len(tt.text) > MaxFileBytes {
+				t.Fatalf("the text has %d bytes, want one that Parse takes", len(tt.text))
+			}
+			var root yamlv3.Node
+			if err := yamlv3.Unmarshal([]byte(tt.text), &root); err != nil {
+				t.Fatal(err)
+			}
+			d := &reader{parser: &parser{file: "f", keys: map[Key]int{}}, lines: map[string]int{}}
+			d.rule(root.Content[0], tt.text)
+			if len(d.mistakes) != maxMistakes+1 {
+				t.Errorf("%d mistakes, want %d", len(d.mistakes), maxMistakes+1)
+			}
+			if len(d.unread) > maxMistakes+1 {
+				t.Errorf("%d paths to compare each mistake with, want at most %d", len(d.unread), maxMistakes+1)
+			}
+			if strings.Contains(tt.name, "checks") {
+				return // they run once everything is read
+			}
+			if d.nodes > 10*maxMistakes {
+				t.Errorf("%d values read, want reading to end after %d mistakes", d.nodes, maxMistakes)
+			}
+		})
+	}
+	if _, err := Parse("f", []byte(strings.Repeat("---\n"+head+"  hosts: ["+strings.Repeat("1, ", 500)+"1]\n", 400))); err == nil || strings.Count(err.Error(), "\n") != maxMistakes {
+		t.Errorf("many documents: want %d lines", maxMistakes+1)
+	}
+}
+
+// A key is part of the path of all that is below it, and aliases repeat it.
+func TestLongKeysAreRefused(t *testing.T) {
+	_, err := Parse("f", []byte("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec:\n  hosts: [a]\n  http:\n  - match:\n    - sourceLabels: {? "+strings.Repeat("k", 2000)+" : a}\n"))
+	if err == nil || !strings.Contains(err.Error(), "a key of 2000 bytes, want at most 512") {
+		t.Errorf("got %.300v", err)
+	}
+}
+
+// The text of a rule is stored and read again, so it must be read as the file was.
+func TestTextOfARuleIsReadAgain(t *testing.T) {
+	flush := "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: a\nspec:\n  hosts: [a]\n  http:\n  - route:\n    - destination: {host: a}\n"
+	indented := "    " + strings.ReplaceAll(strings.TrimSuffix(flush, "\n"), "\n", "\n    ") + "\n"
+	for _, tt := range []struct{ name, text, want string }{
+		{"flush", flush, flush},
+		{"indented throughout", indented, indented},
+		{"indented, below a marker and blank lines", "--- \n\n  \n" + indented, indented},
+		{"below a marker", "---\n" + flush, flush},
+		{"with a comment first", "\n# why\n" + flush, "# why\n" + flush},
+		{"with line ends of Windows", "---\r\n" + strings.ReplaceAll(indented, "\n", "\r\n"), strings.ReplaceAll(indented, "\n", "\r\n")},
+		{"JSON on the marker's line", `--- {"apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry", "metadata": {"name": "a"}, "spec": {"address": "10.0.0.1"}}` + "\n", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := mustParse(t, tt.text)[0]
+			if tt.want != "" && r.YAML != tt.want {
+				t.Errorf("text (-want +got):\n%s", cmp.Diff(tt.want, r.YAML))
+			}
+			again, err := Parse("again", []byte(r.YAML))
+			if err != nil || len(again) != 1 || again[0].YAML != r.YAML || !proto.Equal(again[0].Spec, r.Spec) {
+				t.Errorf("read again: %v, %v", again, err)
+			}
+		})
+	}
+}
+
 // What is accepted must read the same again from its own canonical form; what is
 // refused must name the file in each mistake.
 func FuzzParse(f *testing.F) {
@@ -210,6 +285,10 @@ func FuzzParse(f *testing.F) {
 		Analyze(NewSet(all...), nil)
 		Registry(NewSet(all...))
 		for _, r := range all {
+			stored, err := Parse("stored", []byte(r.YAML))
+			if err != nil || len(stored) != 1 || !proto.Equal(r.Spec, stored[0].Spec) || stored[0].YAML != r.YAML {
+				t.Fatalf("%q is not read again: %v", r.YAML, err)
+			}
 			spec, err := protojson.Marshal(r.Spec)
 			if err != nil {
 				t.Fatal(err)

@@ -64,13 +64,31 @@ type Node struct {
 // the bulk. Comparable: nodes with equal Clients share them.
 type Client struct {
 	Namespace string
-	// Labels are only those that some rule matches callers by.
+	// Labels are only those that some rule matches callers by, key and value.
 	Labels model.Labels
 	Kind   Kind
 }
 
-// Client reduces n to what translators read, given the label keys that any rule
-// matches callers by.
+// Caller reduces n to what translators read, given the labels that any rule
+// matches callers by: the values it names, by key. A label whose value no rule
+// names changes nothing, so a thousand values of one key are no thousand Clients.
+func (n *Node) Caller(matched map[string]map[string]struct{}) Client {
+	kept := map[string]string{}
+	for k, v := range n.Labels.All() {
+		if _, ok := matched[k][v]; ok {
+			kept[k] = v
+		}
+	}
+	return Client{Namespace: n.Namespace, Kind: n.Kind, Labels: model.NewLabels(kept)}
+}
+
+// Unlabelled is c as rules see a caller of which they know the namespace alone.
+func (c Client) Unlabelled() Client {
+	c.Labels = model.Labels{}
+	return c
+}
+
+// Client is Caller for rules that may name any value of these keys.
 func (n *Node) Client(labelKeys []string) Client {
 	c := Client{Namespace: n.Namespace, Kind: n.Kind}
 	kept := map[string]string{}

@@ -113,6 +113,15 @@ func TestKeys(t *testing.T) {
 	if a.Client([]string{"hash"}) == b.Client([]string{"hash"}) {
 		t.Error("labels that a rule reads do not make different clients")
 	}
+	pairs := func(key, value string) map[string]map[string]struct{} {
+		return map[string]map[string]struct{}{key: {value: {}}}
+	}
+	if a.Caller(pairs("hash", "x3")) != b.Caller(nil) || a.Caller(pairs("hash", "x1")) == b.Caller(pairs("hash", "x1")) {
+		t.Error("a label whose value no rule names makes another client, or one that a rule names does not")
+	}
+	if got := a.Caller(pairs("hash", "x1")); got != a.Client([]string{"hash"}) || got.Unlabelled() != a.Caller(nil) {
+		t.Errorf("got %+v", got)
+	}
 	if a.Key() == b.Key() || a.Key() == other.Key() {
 		t.Error("nodes that may be served differently share a key")
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -35,6 +36,9 @@ func (st *stream) handle(r *request) ([]status.Refusal, error) {
 		return nil, err
 	}
 	m := st.srv.metrics.requests
+	if err := r.checkNames(); err != nil {
+		return nil, err
+	}
 	if !known {
 		m.WithLabelValues(unknownType, kindUnknown).Inc()
 		return nil, nil
@@ -58,6 +62,27 @@ func (st *stream) handle(r *request) ([]status.Refusal, error) {
 		err = st.subscribeSotW(t, sub, r, first)
 	}
 	return refusals, err
+}
+
+// maxNameBytes bounds one name that a client subscribes to: hosts have at most 253
+// bytes, and names of clusters some words more.
+const maxNameBytes = 1 << 10
+
+// checkNames refuses names that nothing is called by and that cost memory.
+func (r *request) checkNames() error {
+	for field, names := range map[string][]string{"resource_names": r.names, "resource_names_subscribe": r.subscribe} {
+		for k, name := range names {
+			if len(name) > maxNameBytes {
+				return errNameSize(fmt.Sprintf("%s[%d]", field, k), len(name))
+			}
+		}
+	}
+	for name := range r.initial {
+		if len(name) > maxNameBytes {
+			return errNameSize("initial_resource_versions", len(name))
+		}
+	}
+	return nil
 }
 
 // answered takes the acknowledgement or refusal out of a request, if it carries one.

@@ -110,6 +110,7 @@ type Server struct {
 	cfg     Config // immutable after New, as are the two below
 	metrics *metrics
 	flight  *semaphore.Weighted // bytes of large responses
+	told    told
 
 	mu     sync.Mutex
 	groups map[*resource.Feed]*group

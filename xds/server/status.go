@@ -7,7 +7,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// This file alone makes the codes with which streams end.
+// Of this package this file alone makes the codes with which streams end. A World
+// may refuse a node with a code of its own, which errNode keeps.
 
 // errNoNode: the first request of a stream must say who asks.
 func errNoNode() error {
@@ -20,6 +21,16 @@ func errNode(id string, err error) error {
 		return status.Errorf(s.Code(), "node %q: %s", id, s.Message())
 	}
 	return status.Errorf(codes.InvalidArgument, "node %q: %v", id, err)
+}
+
+// errNodeSize: a node is kept as long as its stream, and copied into every status.
+func errNodeSize(sizeBytes int) error {
+	return status.Errorf(codes.InvalidArgument, "node: %d bytes without extensions, want at most %d", sizeBytes, maxNodeBytes)
+}
+
+// errNameSize: a name is kept for every stream that asks for it.
+func errNameSize(field string, sizeBytes int) error {
+	return status.Errorf(codes.InvalidArgument, "%s: a name of %d bytes, want at most %d", field, sizeBytes, maxNameBytes)
 }
 
 // errNoType: on the aggregated service every request must name its type.

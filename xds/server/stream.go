@@ -5,14 +5,17 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/isthmus-mesh/isthmus/xds/resource"
 	"github.com/isthmus-mesh/isthmus/xds/server/wire"
@@ -37,7 +40,7 @@ type stream struct {
 	mu        sync.Mutex // taken before group.mu; guards all below
 	subs      [resource.NumTypes]*subscription
 	nonce     uint64
-	expected  map[string]struct{} // see order.go
+	expected  map[string]struct{} // clusters whose endpoints are awaited; see expect
 	expectEnd time.Time
 	dead      bool // ended; nothing is sent any more
 }
@@ -208,6 +211,9 @@ func (st *stream) recv() (*request, error) {
 	}, nil
 }
 
+// maxNodeBytes bounds a node without its extensions: Envoys of Istio send some 4 KiB.
+const maxNodeBytes = 64 << 10
+
 // serve runs one stream until its client or an error ends it.
 func (s *Server) serve(gs grpc.ServerStream, delta bool, only *resource.Type) (err error) {
 	st := &stream{srv: s, grpc: gs, delta: delta, only: only, connected: time.Now()}
@@ -220,7 +226,7 @@ func (s *Server) serve(gs grpc.ServerStream, delta bool, only *resource.Type) (e
 		open.Dec()
 		s.leave(st)
 		s.metrics.closed.WithLabelValues(codeName(err)).Inc()
-		s.cfg.Log.Debug("xds stream ended", "node", st.node.GetId(), "addr", st.address, "err", err)
+		s.cfg.Log.Debug("xds stream ended", "node", st.node.GetId(), "addr", st.address, "error", err)
 	}()
 	for {
 		req, err := st.recv()
@@ -234,8 +240,11 @@ func (s *Server) serve(gs grpc.ServerStream, delta bool, only *resource.Type) (e
 			if req.node == nil {
 				return errNoNode()
 			}
+			req.node.Extensions = nil // Envoy's are 60 KB, and nobody asks for them
+			if n := proto.Size(req.node); n > maxNodeBytes {
+				return errNodeSize(n)
+			}
 			st.node = req.node
-			st.node.Extensions = nil // Envoy's are 60 KB, and nobody asks for them
 			if err := s.join(st); err != nil {
 				return err
 			}
@@ -253,9 +262,13 @@ func (s *Server) serve(gs grpc.ServerStream, delta bool, only *resource.Type) (e
 	}
 }
 
-// report makes a refusal known.
+// report makes a refusal known; a client that repeats one, on this stream or
+// another, is only counted.
 func (s *Server) report(f status.Refusal) {
 	s.metrics.refusals.WithLabelValues(f.Type.String()).Inc()
+	if !s.told.first(f.NodeID, f.Type.String(), f.Name, f.Version) {
+		return
+	}
 	s.cfg.Log.Warn("resource refused", "node", f.NodeID, "scope", f.Scope, "type", f.Type.String(), "name", f.Name,
 		"version", f.Version, "origins", f.Origins, "quarantined", f.Quarantined, "detail", f.Detail)
 	s.cfg.Status.Record(f)
@@ -281,4 +294,31 @@ func (st *stream) drop() {
 func (st *stream) nextNonce() string {
 	st.nonce++
 	return strconv.FormatUint(st.nonce, 10)
+}
+
+// told remembers which refusals were logged. It forgets the older half when it is
+// full; a refusal that is repeated after that is logged again.
+type told struct {
+	mu         sync.Mutex
+	fresh, old map[uint64]struct{} // by hash
+}
+
+// maxTold bounds each of the two halves: a mesh of ten thousand, all of which refuse
+// one resource, is logged once.
+const maxTold = 1 << 14
+
+// first reports whether this is the first time that it is asked about parts.
+func (t *told) first(parts ...string) bool {
+	hash := xxhash.Sum64String(strings.Join(parts, "\x00"))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, was := t.fresh[hash]
+	if _, before := t.old[hash]; was || before {
+		return false
+	}
+	if t.fresh == nil || len(t.fresh) >= maxTold {
+		t.fresh, t.old = map[uint64]struct{}{}, t.fresh
+	}
+	t.fresh[hash] = struct{}{}
+	return true
 }

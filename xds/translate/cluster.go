@@ -181,7 +181,7 @@ func breakers(policy *networking.TrafficPolicy) *clusterv3.CircuitBreakers {
 	http := policy.GetConnectionPool().GetHttp()
 	t := &clusterv3.CircuitBreakers_Thresholds{
 		MaxConnections:     limit(policy.GetConnectionPool().GetTcp().GetMaxConnections()),
-		MaxPendingRequests: limit(http.GetHttp1MaxPendingRequests()),
+		MaxPendingRequests: limit(0), // no rule sets it: sidecars let nothing wait
 		MaxRequests:        limit(http.GetHttp2MaxRequests()),
 	}
 	if n := http.GetMaxRetries(); n > 0 {

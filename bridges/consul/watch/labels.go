@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/isthmus-mesh/isthmus/bridges"
 	"github.com/isthmus-mesh/isthmus/bridges/consul/wire"
 	"github.com/isthmus-mesh/isthmus/xds/model"
 )
@@ -20,7 +21,7 @@ const tagPrefix = "tag."
 // labelsOf gives an instance its labels, and how many of them found no room. In
 // order of precedence: meta, tags of the form key=value, what the registry says
 // beside them (app, dc, zone), plain tags. The names by which rules choose come
-// first when room is short, the rest by name.
+// first when room is short, the rest by name. Secrets become no labels.
 func labelsOf(e *wire.Entry, datacenter string) (labels model.Labels, left int) {
 	all := map[string]string{"app": e.Service.Service}
 	if datacenter != "" {
@@ -30,14 +31,14 @@ func labelsOf(e *wire.Entry, datacenter string) (labels model.Labels, left int) 
 		all["zone"] = zone
 	}
 	for _, tag := range e.Service.Tags {
-		if k, v, ok := strings.Cut(tag, "="); ok && isLabelKey(k) {
+		if k, v, ok := strings.Cut(tag, "="); ok && isLabelKey(k) && !bridges.IsSecret(k) {
 			all[k] = v
 		} else if isLabelKey(tagPrefix + tag) {
 			all[tagPrefix+tag] = "true"
 		}
 	}
 	for k, v := range e.Service.Meta {
-		if isLabelKey(k) {
+		if isLabelKey(k) && !bridges.IsSecret(k) {
 			all[k] = v
 		}
 	}

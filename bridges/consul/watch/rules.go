@@ -136,6 +136,7 @@ func (r *Rules) part(datacenter, service string, in wire.Instances) *part {
 		ep, port, err := r.endpoint(e, datacenter)
 		if err != nil {
 			p.reject(where, "%v", err)
+			p.unread = append(p.unread, e.Key())
 			continue
 		}
 		labels, left := labelsOf(e, cmp.Or(e.Node.Datacenter, datacenter))

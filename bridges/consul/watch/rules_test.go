@@ -45,6 +45,14 @@ func TestInstanceBecomesEndpoint(t *testing.T) {
 			want:   "10.0.0.7:8080>443/tls 100 healthy dc1 app=greeting,dc=dc1,secure=true",
 		},
 		{
+			name: "with secrets in its meta and tags",
+			change: func(e *wire.Entry) {
+				e.Service.Meta = map[string]string{"user.password": "a", "accessKey": "a", "apiToken": "a", "version": "v2"}
+				e.Service.Tags = []string{"secret=a", "tier=web"}
+			},
+			want: "10.0.0.7:8080>80/http 100 healthy dc1 app=greeting,dc=dc1,tier=web,version=v2",
+		},
+		{
 			name:   "of another protocol",
 			change: func(e *wire.Entry) { e.Service.Meta = map[string]string{"protocol": "GRPC", "version": "v2"} },
 			want:   "10.0.0.7:8080>50051/grpc 100 healthy dc1 app=greeting,dc=dc1,protocol=GRPC,version=v2",

@@ -17,6 +17,7 @@ type follower struct {
 	tree tree
 	sink bridges.Sink
 
+	memory   *Memory
 	units    map[key]*unit
 	byHost   map[model.Host]map[key]*unit
 	pace     bridges.Pacer[key]
@@ -33,9 +34,9 @@ type follower struct {
 	read     time.Time // up to when what was told is known to be complete
 }
 
-func newFollower(cfg Config, t tree, sink bridges.Sink) *follower {
+func newFollower(cfg Config, t tree, memory *Memory, sink bridges.Sink) *follower {
 	f := &follower{
-		cfg: cfg, tree: t, sink: sink, readings: make(chan reading, maxReads),
+		cfg: cfg, tree: t, memory: memory, sink: sink, readings: make(chan reading, maxReads),
 		units: map[key]*unit{}, byHost: map[model.Host]map[key]*unit{},
 		told: map[model.Host]*model.Service{}, skipped: skipList{}, unnamed: map[key]string{},
 	}
@@ -62,7 +63,7 @@ func (f *follower) start(now time.Time) {
 			continue
 		}
 		f.reads++
-		o := u.begin(f.cfg.ServicePorts)
+		o := u.begin(f.memory.nodes[k], f.cfg.ServicePorts)
 		go func() { f.readings <- o.carryOut(f.tree) }()
 	}
 }
@@ -120,7 +121,7 @@ func (f *follower) take(r reading, now time.Time) {
 	u.finish(r)
 	f.pace.Done(u.key, r.started.Add(window(r.took)))
 	if r.err != nil {
-		f.cfg.Log.Debug("read from zookeeper", "path", u.path, "err", r.err)
+		f.cfg.Log.Debug("read from zookeeper", "path", u.path, "error", r.err)
 		f.pace.MarkAt(u.key, now.Add(retryRead))
 	}
 	if !u.read && (r.err == nil || u.name != "") {
@@ -140,6 +141,7 @@ func (f *follower) take(r reading, now time.Time) {
 	default:
 		if r.err == nil {
 			u.shown, u.known = u.cache, true
+			f.memory.note(u)
 		}
 		f.noteSkipped(u)
 		f.tell(u.host)
@@ -188,6 +190,7 @@ func (f *follower) relisted(root *unit, names []string, now time.Time) {
 			}
 		}
 	}
+	f.memory.retain(root.root, listed)
 	for k := range f.unnamed {
 		if k.root == root.root && !listed[k] {
 			delete(f.unnamed, k)

@@ -2,6 +2,8 @@ package watch
 
 import (
 	"fmt"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -238,6 +240,42 @@ func TestFollowerWhenPartsCannotBeRead(t *testing.T) {
 		g.wantSkipped()
 	})
 
+	scene(t, "an instance overwritten by something unreadable keeps what it registered", func(t *testing.T, z *zoo, m *mesh) {
+		z.put("/services/shop/x", spring("shop", "10.0.0.2:80", "1", "UP"))
+		z.put("/services/shop/y", spring("shop", "10.0.0.3:80", "1", "UP"))
+		g := play(t, z, m, bothRoots...)
+		g.settle(time.Second)
+		for _, broken := range []string{`{"name":17}`, "", `{"address":"10.0.0.2","port":80}`, `{"address":"shop.internal","port":80}`} {
+			z.put("/services/shop/x", broken)
+			g.settle(2 * time.Second)
+			g.want("shop", "10.0.0.2:80 1 healthy", "10.0.0.3:80 1 healthy")
+			if skipped := m.last().Skipped; len(skipped) != 1 || skipped[0].Where != "/services/shop/x" || !strings.HasSuffix(skipped[0].Reason, "; its last known registration stays") {
+				t.Errorf("%s: skipped %+v", broken, skipped)
+			}
+		}
+		z.put("/services/shop/z", spring("shop", "10.0.0.4:80", "1", "UP")) // the list is read anew
+		g.settle(2 * time.Second)
+		g.want("shop", "10.0.0.2:80 1 healthy", "10.0.0.3:80 1 healthy", "10.0.0.4:80 1 healthy")
+
+		// Another session knows of it, too, and of what goes in the meantime.
+		z.watches = map[string]bool{}
+		z.put("/services/shop/y", "{}")
+		z.remove("/services/shop/z")
+		g = resume(t, z, m, g.memory, bothRoots...)
+		g.settle(time.Second)
+		g.want("shop", "10.0.0.2:80 1 healthy", "10.0.0.3:80 1 healthy")
+		z.put("/services/shop/x", spring("shop", "10.0.0.5:80", "2", "UP"))
+		z.remove("/services/shop/y")
+		g.settle(2 * time.Second)
+		g.want("shop", "10.0.0.5:80 2 healthy")
+		g.wantSkipped()
+		z.remove("/services/shop")
+		g.settle(2 * time.Second)
+		z.put("/services/shop/x", "{}") // nobody we know
+		g.settle(2 * time.Second)
+		g.want("shop")
+	})
+
 	scene(t, "an entry closed to us does not hold up its neighbours", func(t *testing.T, z *zoo, m *mesh) {
 		z.put("/services/shop/x", spring("shop", "10.0.0.2:80", "1", "UP"))
 		z.put("/services/shop/y", spring("shop", "10.0.0.3:80", "1", "UP"))
@@ -318,6 +356,39 @@ func TestFollowerWhenPartsCannotBeRead(t *testing.T) {
 		skipped := m.last().Skipped
 		if len(skipped) != maxSkipped+1 || skipped[maxSkipped].Reason != "and 150 more" {
 			t.Errorf("%d entries, the last %+v", len(skipped), skipped[len(skipped)-1])
+		}
+	})
+}
+
+// Whoever may look at the mesh sees what was skipped.
+func TestSkippedProvidersShowNoSecrets(t *testing.T) {
+	scene(t, "credentials and parameters", func(t *testing.T, z *zoo, m *mesh) {
+		for _, name := range []string{
+			"dubbo://10.0.0.1:20880/a.Pay?interface=a.Pay&token=s3cret&password=s3cret",      // of another interface
+			"dubbo://me:s3cret@10.0.0.2:0/a.Cart?token=s3cret",                               // no port
+			"dubbo://me:s3cret/x@10.0.0.3:1/a.Cart?token=s3cret",                             // a slash in the password
+			"odd://10.0.0.4:1/a.Cart?interface=a.Cart&accesskey=s3cret",                      // no service port
+			"dubbo://10.0.0.5:1/a.Cart?interface=a.Cart&weight=many&username=a&token=s3cret", // half accepted
+			"dubbo://10.0.0.6:1/a.Cart?token=s3cret\x01",
+			"me:s3cret@10.0.0.7:1?token=s3cret",
+		} {
+			z.put("/dubbo/a.Cart/providers/"+url.QueryEscape(name), "")
+		}
+		z.put("/dubbo/a.Cart/providers/dubbo%3A%2F%2F10.0.0.8%3A1%2Fa.Cart%3Ftoken%3Ds3cret%zz", "")
+		z.put("/dubbo/a.Cart/providers/dubbo%253A%252F%252F10.0.0.9%253A1%252Fa.Cart%253Ftoken%253Ds3cret", "")
+		g := play(t, z, m, bothRoots...)
+		g.settle(time.Second)
+		skipped := m.last().Skipped
+		if len(skipped) != 9 {
+			t.Errorf("%d entries, want 9", len(skipped))
+		}
+		for _, r := range skipped {
+			if text := r.Where + " " + r.Reason; strings.Contains(text, "s3cret") || strings.Contains(text, "token") {
+				t.Errorf("shown: %s", text)
+			}
+		}
+		if !slices.ContainsFunc(skipped, func(r model.Rejected) bool { return r.Where == "/dubbo/a.Cart/dubbo://10.0.0.1:20880/a.Pay" }) {
+			t.Errorf("protocol, address and interface are not shown: %+v", skipped)
 		}
 	})
 }

@@ -164,21 +164,29 @@ func (o order) readInstances(t tree, r *reading) {
 	r.nodes = nodes
 }
 
-// readInstance reads one entry; nil without an error means that it is gone.
+// readInstance reads one entry; nil without an error means that it is gone. One
+// that cannot be understood keeps what it last registered: somebody still holds
+// the node, and unknown is not gone.
 func (o order) readInstance(t tree, name string, old *node) (*node, error) {
+	last := old
+	if last == nil {
+		last = o.before[name]
+	}
 	path := join(o.path, name)
 	data, mtime, err := t.get(path)
 	switch {
 	case err == nil:
-		return fromInstance(data, mtime, o.service, o.ports), nil
+		n := fromInstance(data, mtime, o.service, o.ports)
+		if n.reject != "" && len(n.registrations) == 0 {
+			n.keep(last)
+		}
+		return n, nil
 	case errors.Is(err, zk.ErrNoNode):
 		return nil, nil
 	case errors.Is(err, zk.ErrNoAuth):
 		// One entry that is closed to us must not hold up its neighbours.
 		n := &node{reject: "cannot be read: " + err.Error(), unreadable: true}
-		if old != nil {
-			n.registrations = old.registrations
-		}
+		n.keep(last)
 		return n, nil
 	}
 	return nil, err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-mesh/isthmus/bridges"
 	"github.com/isthmus-mesh/isthmus/bridges/zookeeper/wire"
 	"github.com/isthmus-mesh/isthmus/xds/model"
 )
@@ -33,6 +34,15 @@ type node struct {
 	reject        string // why it, or a part of it, was left out; "" when nothing was
 	foreign       bool   // Dubbo 3's application level, which is left alone
 	unreadable    bool   // no watch stands on its data
+}
+
+// keep gives n, of which nothing is known, what it last registered.
+func (n *node) keep(last *node) {
+	if last == nil || len(last.registrations) == 0 {
+		return
+	}
+	n.registrations = last.registrations
+	n.reject += "; its last known registration stays"
 }
 
 // maxLabelBytes bounds the labels of one endpoint: 100,000 endpoints must fit a
@@ -78,14 +88,13 @@ func (r *registration) setLabels(m map[string]string) error {
 	return fmt.Errorf("labels are over %d bytes, left out: %s", maxLabelBytes, strings.Join(leftOut, ", "))
 }
 
-// unlabelled are Dubbo's parameters that do not become labels: they differ by
-// process, are said otherwise, or are secrets. methods, a csv that may be long,
+// unlabelled are Dubbo's parameters that do not become labels, beside secrets:
+// they differ by process or are said otherwise. methods, a csv that may be long,
 // is among them.
 var unlabelled = map[string]bool{
 	"methods": true, "pid": true, "timestamp": true, "side": true, "interface": true, "dubbo": true, "category": true,
 	"anyhost": true, "bind.ip": true, "bind.port": true, "register.ip": true, "application": true, "dubbo.tag": true,
 	"weight": true, "enabled": true, "disabled": true,
-	"token": true, "username": true, "password": true, "accesskey": true, "secretkey": true,
 }
 
 // fromProvider reads a Dubbo provider's node name; iface is the interface it is
@@ -115,7 +124,7 @@ func fromProvider(name, iface string, ports map[string]uint16) *node {
 	}
 	m := make(map[string]string, len(p.Params))
 	for key, value := range p.Params {
-		if !unlabelled[strings.ToLower(key)] && !strings.HasPrefix(key, "default.") && value != "" {
+		if !unlabelled[strings.ToLower(key)] && !bridges.IsSecret(key) && !strings.HasPrefix(key, "default.") && value != "" {
 			m[key] = value
 		}
 	}
@@ -159,7 +168,7 @@ func fromInstance(data []byte, mtime int64, service string, ports map[string]uin
 	m := make(map[string]string, len(i.Metadata)+1)
 	m["app"] = service
 	for key, value := range i.Metadata {
-		if key != "instance_status" && key != "weight" && value != "" {
+		if key != "instance_status" && key != "weight" && value != "" && !bridges.IsSecret(key) {
 			m[key] = value
 		}
 	}
@@ -197,7 +206,7 @@ func servicePort(name string, ports map[string]uint16) (model.Protocol, uint16, 
 		port = protocol.DefaultPort()
 	}
 	if port == 0 {
-		return 0, 0, fmt.Errorf("protocol %.64q has no service port: set one in service_ports", name)
+		return 0, 0, fmt.Errorf("protocol %.64q has no service port: set one in servicePorts", name)
 	}
 	return protocol, port, nil // TCP when the name is unknown
 }

@@ -41,7 +41,7 @@ func TestFromProvider(t *testing.T) {
 		{"a weight that is none", "dubbo://10.0.0.1:1/a.Cart?weight=heavy", "10.0.0.1:1 dubbo/20880 weight 0 healthy {} zone \"\"\nweight \"heavy\", want 0 to 100000"},
 		{"REST is HTTP", "rest://10.0.0.1:1/a.Cart", "10.0.0.1:1 http/80 weight 0 healthy {} zone \"\"\n"},
 		{"a protocol with a port set", "rmi://10.0.0.1:1/a.Cart", "10.0.0.1:1 tcp/1099 weight 0 healthy {} zone \"\"\n"},
-		{"a protocol without", "hessian://10.0.0.1:1/a.Cart", `protocol "hessian" has no service port: set one in service_ports`},
+		{"a protocol without", "hessian://10.0.0.1:1/a.Cart", `protocol "hessian" has no service port: set one in servicePorts`},
 		{"another interface", "dubbo://10.0.0.1:1/a.Cart?interface=a.Pay", `provider of interface "a.Pay", want "a.Cart"`},
 		{"secrets are no labels", "dubbo://me:pw@10.0.0.1:1/a.Cart?token=t&Password=p&accesskey=k", "10.0.0.1:1 dubbo/20880 weight 0 healthy {} zone \"\"\n"},
 		{
@@ -126,7 +126,7 @@ func BenchmarkChange(b *testing.B) {
 	for _, services := range []int{100, 10_000} {
 		b.Run(fmt.Sprintf("%d services", services), func(b *testing.B) {
 			m := &mesh{held: map[model.Host]*model.Service{}}
-			f := newFollower(Config{Roots: bothRoots, Namespace: "default"}, nil, m)
+			f := newFollower(Config{Roots: bothRoots, Namespace: "default"}, nil, &Memory{}, m)
 			root := f.units[key{root: 0}]
 			names := make([]string, services)
 			for i := range names {
@@ -156,5 +156,22 @@ func BenchmarkChange(b *testing.B) {
 				b.Fatalf("held %d services", len(m.held))
 			}
 		})
+	}
+}
+
+func TestSecretsBecomeNoLabels(t *testing.T) {
+	data, err := wire.Instance{
+		Name: "shop", ID: "1", Address: netip.MustParseAddr("10.0.0.1"), Port: 80, Class: wire.ClassSpring, Enabled: true,
+		Metadata: map[string]string{"instance_status": "UP", "version": "1", "user.name": "a", "user.password": "a", "access_token": "a", "accessKey": "a"},
+	}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spring := fromInstance(data, 0, "shop", nil)
+	dubbo := fromProvider(url.QueryEscape("dubbo://10.0.0.1:1/shop?version=1&token=a&Password=a&secret-key=a&username=a&application=shop"), "shop", nil)
+	for kind, n := range map[string]*node{"spring": spring, "dubbo": dubbo} {
+		if len(n.registrations) != 1 || n.registrations[0].labels.String() != "app=shop,version=1" {
+			t.Errorf("%s: %+v", kind, n)
+		}
 	}
 }

@@ -12,8 +12,9 @@ import (
 )
 
 // Run follows the registry until the session ends and returns why, or nil when
-// ctx ended it. It deletes only what it read as gone.
-func Run(ctx context.Context, cfg Config, sink bridges.Sink) error {
+// ctx ended it. It deletes only what it read as gone. Runs of one registry share
+// memory.
+func Run(ctx context.Context, cfg Config, memory *Memory, sink bridges.Sink) error {
 	s, err := connect(ctx, cfg)
 	if err != nil {
 		return ended(ctx, fmt.Errorf("connect to zookeeper: %w", err))
@@ -22,7 +23,7 @@ func Run(ctx context.Context, cfg Config, sink bridges.Sink) error {
 	if err := s.prepare(ctx, cfg.Chroot); err != nil {
 		return ended(ctx, err)
 	}
-	return ended(ctx, s.follow(ctx, newFollower(cfg, s, sink)))
+	return ended(ctx, s.follow(ctx, newFollower(cfg, s, memory, sink)))
 }
 
 // ended is nil when ctx ended the run.

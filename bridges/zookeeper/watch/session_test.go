@@ -111,7 +111,7 @@ func TestRunAgainstServersThatAreNone(t *testing.T) {
 			t.Parallel()
 			m := &mesh{}
 			start := time.Now()
-			err := Run(t.Context(), runConfig(impostor(t, tt.answer)), m)
+			err := Run(t.Context(), runConfig(impostor(t, tt.answer)), &Memory{}, m)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want an error with %q", err, tt.want)
 			}
@@ -135,7 +135,7 @@ func TestRunNamesEveryServerThatRefused(t *testing.T) {
 		servers = append(servers, l.Addr().String())
 		_ = l.Close()
 	}
-	err := Run(t.Context(), runConfig(servers...), &mesh{})
+	err := Run(t.Context(), runConfig(servers...), &Memory{}, &mesh{})
 	for _, server := range servers {
 		if err == nil || !strings.Contains(err.Error(), server+": connect: connection refused") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("got %v, want one line that names %s", err, server)
@@ -159,7 +159,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
 			start := time.Now()
-			if err := Run(ctx, cfg, &mesh{}); err != nil {
+			if err := Run(ctx, cfg, &Memory{}, &mesh{}); err != nil {
 				t.Errorf("got %v, want nil: the context ended it", err)
 			}
 			if took := time.Since(start); took > 10*time.Second {

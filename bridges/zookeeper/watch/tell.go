@@ -78,8 +78,6 @@ func compareKeys(a, b key) int {
 	return cmp.Or(cmp.Compare(a.root, b.root), cmp.Compare(a.name, b.name))
 }
 
-func compareText(a, b string) int { return cmp.Compare(a, b) }
-
 // maxSkipped bounds the entries in a status.
 const maxSkipped = 100
 

@@ -1,10 +1,12 @@
 package watch
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
 
+	"github.com/isthmus-mesh/isthmus/bridges/zookeeper/wire"
 	"github.com/isthmus-mesh/isthmus/xds/model"
 )
 
@@ -82,17 +84,19 @@ type order struct {
 	watch  bool // no watch stands on the list yet
 	relist bool
 	cache  map[string]*node
+	before map[string]*node // of an earlier session
 	stale  map[string]bool
 	// service and ports are for decoding.
 	service string
 	ports   map[string]uint16
 }
 
-// begin makes the order for the next read of u.
-func (u *unit) begin(ports map[string]uint16) order {
+// begin makes the order for the next read of u; before is what an earlier session
+// made of it, if any.
+func (u *unit) begin(before map[string]*node, ports map[string]uint16) order {
 	o := order{
 		unit: u, layout: u.layout, root: u.name == "", path: u.path, watch: !u.armed, relist: u.relist || u.cache == nil,
-		cache: u.cache, stale: u.stale, service: u.service, ports: ports,
+		cache: u.cache, before: before, stale: u.stale, service: u.service, ports: ports,
 	}
 	u.busy, u.touched, u.relist, u.stale = true, false, false, nil
 	return o
@@ -135,10 +139,15 @@ func (u *unit) rejected() []model.Rejected {
 			foreign++
 		}
 		if n.reject != "" {
+			if u.layout == Dubbo {
+				name = wire.Public(name) // whoever may look at the mesh sees this
+			}
 			out = append(out, model.Rejected{Where: where(join(u.path, name)), Reason: n.reject})
 		}
 	}
-	slices.SortFunc(out, func(a, b model.Rejected) int { return compareText(a.Where, b.Where) })
+	slices.SortFunc(out, func(a, b model.Rejected) int {
+		return cmp.Or(cmp.Compare(a.Where, b.Where), cmp.Compare(a.Reason, b.Reason))
+	})
 	if foreign > 0 {
 		out = append(out, model.Rejected{
 			Where: where(u.path), Reason: fmt.Sprintf("%d instances of Dubbo 3's application level: left alone, its interface level is read", foreign),

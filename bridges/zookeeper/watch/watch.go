@@ -13,6 +13,7 @@ package watch
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"time"
 )
@@ -34,8 +35,8 @@ type Root struct {
 
 // Auth is one credential presented to ZooKeeper.
 type Auth struct {
-	Scheme     string `yaml:"scheme"`     // "digest"
-	Credential string `yaml:"credential"` // "user:password"; never logged
+	Scheme     string // "digest"
+	Credential string // "user:password"; never logged
 }
 
 // Config says what to follow. The zookeeper package checks it and fills defaults.
@@ -48,6 +49,29 @@ type Config struct {
 	Auth           []Auth
 	ServicePorts   map[string]uint16 // by the registry's protocol name, over the protocol's default
 	Log            *slog.Logger
+}
+
+// Memory is what instances last registered, from one session to the next: of one
+// that was overwritten in between by something unreadable nothing else is known.
+// The zero value is empty; it belongs to the Run under way.
+type Memory struct {
+	nodes map[key]map[string]*node // of services whose entries have data
+}
+
+// note takes over what was read of u.
+func (m *Memory) note(u *unit) {
+	if u.layout == Dubbo {
+		return // a provider's name says all, and never changes
+	}
+	if m.nodes == nil {
+		m.nodes = map[key]map[string]*node{}
+	}
+	m.nodes[u.key] = u.shown
+}
+
+// retain forgets the services of a root that are not listed.
+func (m *Memory) retain(root int, listed map[key]bool) {
+	maps.DeleteFunc(m.nodes, func(k key, _ map[string]*node) bool { return k.root == root && !listed[k] })
 }
 
 // Pace of the follower.

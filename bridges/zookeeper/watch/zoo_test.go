@@ -210,14 +210,20 @@ type game struct {
 	t *testing.T
 	*zoo
 	*mesh
-	f *follower
+	f      *follower
+	memory *Memory
 }
 
 var bothRoots = []Root{{Dubbo, "/dubbo"}, {Spring, "/services"}}
 
 func play(t *testing.T, z *zoo, m *mesh, roots ...Root) *game {
+	return resume(t, z, m, &Memory{}, roots...)
+}
+
+// resume plays with what an earlier session remembered.
+func resume(t *testing.T, z *zoo, m *mesh, memory *Memory, roots ...Root) *game {
 	cfg := Config{Roots: roots, Namespace: "default", Log: slog.New(slog.DiscardHandler)}
-	return &game{t: t, zoo: z, mesh: m, f: newFollower(cfg, z, m)}
+	return &game{t: t, zoo: z, mesh: m, f: newFollower(cfg, z, memory, m), memory: memory}
 }
 
 // settle lets d pass, in which the follower reads what it wants to.

@@ -39,14 +39,14 @@ func ParseProvider(node string) (Provider, error) {
 	}
 	text, err := url.QueryUnescape(node)
 	if err != nil {
-		return Provider{}, fmt.Errorf("provider URL %s is not escaped as a URL", shown(node))
+		return Provider{}, fmt.Errorf("provider URL %s is not escaped as a URL", shown(Public(node)))
 	}
-	if err := checkText("provider URL", text); err != nil {
+	if err := checkShown("provider URL", text, Public(text)); err != nil {
 		return Provider{}, err
 	}
 	protocol, rest, ok := strings.Cut(text, "://")
 	if !ok || !isProtocol(protocol) {
-		return Provider{}, fmt.Errorf("provider URL %s does not start with a protocol and ://", shown(text))
+		return Provider{}, fmt.Errorf("provider URL %s does not start with a protocol and ://", shown(Public(text)))
 	}
 	rest, query, _ := strings.Cut(rest, "?")
 	authority, path, _ := strings.Cut(rest, "/")
@@ -54,7 +54,10 @@ func ParseProvider(node string) (Provider, error) {
 		authority = authority[i+1:] // user and password are nobody's business here
 	}
 	p := Provider{Protocol: strings.ToLower(protocol), Path: path, Params: parseParams(query)}
-	p.Address, err = parseAuthority(authority)
+	if p.Address, err = parseAuthority(authority); err != nil && strings.Contains(path, "@") {
+		// The parts of a password with a slash in it are no address to show.
+		err = fmt.Errorf("provider URL %s has an @ behind a slash, want it escaped", shown(Public(text)))
+	}
 	return p, err
 }
 

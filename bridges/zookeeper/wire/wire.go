@@ -33,13 +33,16 @@ func shown(s string) string {
 
 // checkText refuses what no registry name or value contains and what would break
 // logs, tables and headers further on.
-func checkText(what, s string) error {
+func checkText(what, s string) error { return checkShown(what, s, s) }
+
+// checkShown is checkText that shows another text for s.
+func checkShown(what, s, public string) error {
 	if !utf8.ValidString(s) {
-		return fmt.Errorf("%s %s is not UTF-8", what, shown(s))
+		return fmt.Errorf("%s %s is not UTF-8", what, shown(public))
 	}
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] == 0x7f {
-			return fmt.Errorf("%s %s has control character %q at byte %d", what, shown(s), s[i], i)
+			return fmt.Errorf("%s %s has control character %q at byte %d", what, shown(public), s[i], i)
 		}
 	}
 	return nil

@@ -289,6 +289,26 @@ func TestParseInstanceRefuses(t *testing.T) {
 	}
 }
 
+func TestPublicShowsProtocolAddressAndInterfaceOnly(t *testing.T) {
+	for _, tt := range []struct{ name, node, want string }{
+		{"all of it", provider("dubbo://me:pw@10.1.2.3:1/a.Cart?token=t&x=y@z"), "dubbo://10.1.2.3:1/a.Cart"},
+		{"without a path", provider("tri://10.1.2.3:1?token=t"), "tri://10.1.2.3:1"},
+		{"not escaped", "dubbo://me:pw@10.1.2.3:1/a.Cart?token=t", "dubbo://10.1.2.3:1/a.Cart"},
+		{"escaped twice", provider(provider("dubbo://me:pw@10.1.2.3:1/a.Cart?token=t")), "dubbo://10.1.2.3:1/a.Cart"},
+		{"a wrong escape", provider("dubbo://10.1.2.3:1/a.Cart?token=t") + "%zz", "dubbo://10.1.2.3:1/a.Cart"},
+		{"IPv6", provider("dubbo://[2001:db8::1]:1/x?a=b"), "dubbo://[2001:db8::1]:1/x"},
+		{"a slash in the password", provider("dubbo://me:p/w@10.1.2.3:1/x"), "dubbo://..."},
+		{"a question mark in the password", provider("dubbo://me:p?w@10.1.2.3:1/x"), "dubbo://..."},
+		{"no URL", "broken%zz", "broken%zz"},
+		{"no protocol", "me:pw@10.1.2.3:1?token=t", "10.1.2.3:1"},
+		{"nothing", "", ""},
+	} {
+		if got := Public(tt.node); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestAWrongInstanceStillNamesItsClass(t *testing.T) {
 	i, err := ParseInstance([]byte(strings.ReplaceAll(spring(`"port":0`), string(ClassSpring), string(ClassDubbo))))
 	if err == nil || i.Class != ClassDubbo {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
@@ -81,7 +82,7 @@ func NewOps(cfg OpsConfig) (*Ops, error) {
 		mux.Handle("/debug/"+strings.TrimPrefix(path, "/"), h)
 	}
 	o.http = &http.Server{
-		Handler:           localHosts(cfg.Listener.Addr(), mux),
+		Handler:           localHosts(cfg.Listener.Addr(), ownSite(mux)),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
@@ -196,4 +197,28 @@ func localHosts(addr net.Addr, next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// ownSite keeps pages of other sites from what changes or costs something: any
+// method but GET and HEAD, and everything under /debug/. Browsers say where a
+// request comes from in Origin and Sec-Fetch-Site; programs send neither.
+func ownSite(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		harmless := (r.Method == http.MethodGet || r.Method == http.MethodHead) && !strings.HasPrefix(r.URL.Path, "/debug/")
+		if !harmless && foreign(r) {
+			http.Error(w, "pages of other sites may not call this port", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func foreign(r *http.Request) bool {
+	if origin := r.Header.Get("Origin"); origin != "" {
+		if u, err := url.Parse(origin); err != nil || !strings.EqualFold(u.Host, r.Host) {
+			return true
+		}
+	}
+	site := r.Header.Get("Sec-Fetch-Site")
+	return site == "cross-site" || site == "same-site"
 }

@@ -277,6 +277,18 @@ func TestOps(t *testing.T) {
 	check("GET", "/debug/log-level", 200, "info\n")
 	check("PUT", "/debug/log-level?level=debug", 200, "debug\n")
 	check("PUT", "/debug/log-level?level=loud", 400, "want debug, info, warn or error")
+	for _, offset := range []string{"error%2B999", "debug-4", "info%2B1"} {
+		check("PUT", "/debug/log-level?level="+offset, 400, "want debug, info, warn or error")
+	}
+	for _, method := range []string{"PUT", "POST"} {
+		check(method, "/debug/log-level?level=error", 403, "other sites", "Origin=http://evil.example")
+		check(method, "/debug/log-level?level=error", 403, "other sites", "Origin=null")
+		check(method, "/debug/log-level?level=error", 403, "other sites", "Origin=http://evil.example", "Sec-Fetch-Site=cross-site")
+		check(method, "/debug/log-level?level=error", 403, "other sites", "Sec-Fetch-Site=same-site")
+	}
+	check("GET", "/debug/pprof/cmdline", 403, "other sites", "Sec-Fetch-Site=cross-site")
+	check("GET", "/livez", 200, "live", "Sec-Fetch-Site=cross-site")
+	check("PUT", "/debug/log-level?level=DEBUG", 200, "debug", "Origin=http://"+l.Addr().String(), "Sec-Fetch-Site=same-origin")
 	check("DELETE", "/debug/log-level", 405, "want GET or PUT")
 	if level.Level() != slog.LevelDebug {
 		t.Errorf("level %v, want debug", level.Level())

@@ -38,9 +38,11 @@ type body struct {
 }
 
 func (b *body) begin(f framing, length int64, maxBytes int) {
-	trailer := b.trailer
-	trailer.reset()
-	*b = body{framing: f, remaining: length, maxBytes: maxBytes, trailer: trailer}
+	b.framing, b.remaining, b.maxBytes = f, length, maxBytes
+	if f == chunkedBody {
+		b.state, b.digits, b.extension = chunkSize, 0, 0
+		b.trailer.reset()
+	}
 	b.done = f == noBody || (f == lengthBody && length == 0)
 }
 
@@ -155,7 +157,8 @@ func (b *body) readTrailer(p []byte) (used int, err *malformed) {
 		switch t.fields[i].kind {
 		case fieldContentLength, fieldTransferEncoding, fieldHost:
 			return 0, errTrailer
-		case fieldConnection, fieldTrailer, fieldTE, fieldUpgrade, fieldKeepAlive:
+		case fieldConnection, fieldTrailer, fieldTE, fieldUpgrade, fieldKeepAlive,
+			fieldExpect, fieldProxyConnection, fieldProxyAuthorization:
 			t.fields[i].drop = true
 		}
 	}

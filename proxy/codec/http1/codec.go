@@ -91,6 +91,12 @@ func (k *Codec) Serve(ctx context.Context, c *conn.Conn, cfg codec.Config, s cod
 
 // run serves the connection until it ends, or rests if it may.
 func (d *downstream) run() error {
+	orderly := false
+	defer func() {
+		if !orderly {
+			d.unwind()
+		}
+	}()
 	for !d.expired() {
 		d.work()
 		if d.over {
@@ -98,6 +104,7 @@ func (d *downstream) run() error {
 		}
 		d.expect()
 		if d.c.MayRest() {
+			orderly = true
 			d.stop()
 			d.c.SetIdle(d.idleSince)
 			return conn.ErrAtRest
@@ -106,9 +113,28 @@ func (d *downstream) run() error {
 			break
 		}
 	}
+	orderly = true
 	d.stop()
 	d.c.Close()
 	return d.err
+}
+
+// unwind runs while a panic passes: it ends what others count on. The call is in
+// no state to be used again.
+func (d *downstream) unwind() {
+	d.stop()
+	d.endTunnel()
+	k := d.call
+	if k == nil {
+		return
+	}
+	d.abandonUpload(k)
+	if k.up != nil {
+		k.up.Close()
+	}
+	if k.exchange != nil {
+		k.finishExchange(0, codec.Reset, d.c.Now())
+	}
 }
 
 // work serves requests until the connection has been idle for a while or ends.

@@ -75,6 +75,10 @@ func (d *downstream) read() bool {
 	}
 	for {
 		room := d.call.in.Room()
+		if len(room) == 0 { // only where larger heads are allowed than a buffer holds
+			d.refuse(errTooLarge, d.c.Now())
+			return d.leave()
+		}
 		n, err := d.c.TryRead(room)
 		if err != nil {
 			if errors.Is(err, conn.ErrWouldBlock) {
@@ -136,6 +140,9 @@ func (d *downstream) park() bool {
 	}
 	// What is idle for so long only waits from now on.
 	rest := d.c.Patience()
+	if limit := d.cfg.IdleTimeout; limit > 0 {
+		rest = min(rest, limit)
+	}
 	if rest == 0 || d.verified && d.c.Now().Sub(d.idleSince) >= rest {
 		d.over = false
 		return true

@@ -2,6 +2,7 @@ package http1
 
 import (
 	"errors"
+	"io"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/proxy/clock"
@@ -23,13 +24,16 @@ type exchange call
 func (x *exchange) Ready(c *conn.Conn) bool {
 	k := (*call)(x)
 	if k.phase == phaseSend {
-		err := c.Write(k.out)
+		err := k.sendUp()
 		k.sent = c.Now()
 		k.active.Store(int64(k.sent))
 		k.phase = phaseHead
 		k.watch(c, k.sent)
-		if err == nil {
+		switch {
+		case err == nil:
 			return false
+		case errors.Is(err, conn.ErrLate):
+			return k.late()
 		}
 		k.unsent = true // it may have answered before it ended the connection
 	}
@@ -40,6 +44,9 @@ func (x *exchange) Ready(c *conn.Conn) bool {
 		// A response that is not complete is read until nothing is there, so that
 		// an end of stream that came along with bytes is seen.
 		room := k.rbuf.Room()
+		if len(room) == 0 { // a head or trailer larger than any buffer
+			return k.fail(codec.BadResponse)
+		}
 		n, err := c.TryRead(room)
 		if err != nil {
 			if errors.Is(err, conn.ErrWouldBlock) {
@@ -48,7 +55,7 @@ func (x *exchange) Ready(c *conn.Conn) bool {
 				}
 				return k.unsent && k.fail(codec.Reset)
 			}
-			return k.ended()
+			return k.ended(err)
 		}
 		if k.first == 0 {
 			k.first = c.Now()
@@ -112,9 +119,22 @@ func (k *call) check(c *conn.Conn) bool {
 	return false
 }
 
-// ended is called when the upstream ended its stream.
-func (k *call) ended() bool {
-	if k.phase == phaseBody && k.respBody.framing == closeBody {
+// sendUp writes what was gathered for the upstream, as long as the attempt may take.
+func (k *call) sendUp() error {
+	return k.up.WriteBy(k.out, clock.Earlier(k.step.By, k.step.TryBy))
+}
+
+// late ends an attempt whose time was up while it was sent.
+func (k *call) late() bool {
+	if by := k.step.By; by != 0 && k.d.c.Now() >= by {
+		return k.fail(codec.Timeout)
+	}
+	return k.fail(codec.TryTimeout)
+}
+
+// ended is called when the upstream ended its stream: in order, with io.EOF, or not.
+func (k *call) ended(err error) bool {
+	if errors.Is(err, io.EOF) && k.phase == phaseBody && k.respBody.framing == closeBody {
 		k.respBody.done = true
 		return k.relay()
 	}
@@ -148,6 +168,7 @@ func (k *call) relay() bool {
 // interim passes on a 1xx response. 100 Continue is ours to send.
 func (k *call) interim() {
 	if k.resp.status != 100 && k.req.minor == 1 {
+		k.resp.dropLength()
 		k.out = k.appendResponse(k.out)
 	}
 	k.rbuf.Skip(k.resp.size)
@@ -207,12 +228,8 @@ func (k *call) frame() {
 		} else {
 			k.keep = false
 		}
-	case r.status == 204:
-		for i := range r.fields {
-			if r.fields[i].kind == fieldContentLength {
-				r.fields[i].drop = true
-			}
-		}
+	case r.status == 204 || r.status < 200:
+		r.dropLength()
 	}
 }
 
@@ -272,11 +289,19 @@ func (k *call) flush() bool {
 	return failed
 }
 
+// send writes to the client. A slow one may take its time when the upstream has
+// answered in full; before, it holds up the upstream, whose time is bounded.
 func (k *call) send(p []byte) bool {
-	err := k.d.c.Write(p)
+	by := k.step.By
+	if k.respBody.done {
+		by = 0
+	}
+	err := k.d.c.WriteBy(p, by)
 	switch {
 	case err == nil:
 		return false
+	case errors.Is(err, conn.ErrLate):
+		return k.fail(codec.Timeout)
 	case errors.Is(err, conn.ErrStalled):
 		return k.fail(codec.DownstreamStalled)
 	}

@@ -158,7 +158,7 @@ func (h *head) note(f *field, value []byte) *malformed {
 	case fieldTE:
 		f.drop = true
 		h.teTrailers = h.teTrailers || equalFold(value, "trailers")
-	case fieldKeepAlive, fieldProxyConnection, fieldSettings:
+	case fieldKeepAlive, fieldProxyConnection, fieldProxyAuthorization, fieldSettings:
 		f.drop = true
 	case fieldRequestID:
 		h.hasID = true
@@ -255,12 +255,47 @@ func (h *head) dropNominated(name []byte) {
 		f := &h.fields[i]
 		if f.kind != fieldHost && f.kind != fieldContentLength && bytes.EqualFold(f.name.of(h.buf), name) {
 			f.drop = true
+			// What is not passed on is made anew.
+			switch f.kind {
+			case fieldRequestID:
+				h.hasID = false
+			case fieldForwardedProto:
+				h.hasProto = false
+			case fieldDate:
+				h.hasDate = false
+			}
 		}
 	}
 }
 
-// get returns the value of a field; several are joined in scratch.
-func (h *head) get(name string, scratch *[]byte) (value []byte, ok bool) {
+// joins are the values that get had to join: one for every field that was asked
+// for and is there more than once, so that no more than a head is ever copied and
+// what get returned stays until the reset.
+type joins struct {
+	buf []byte
+	at  []join
+}
+
+type join struct {
+	first int // index of the first of the fields
+	value span
+}
+
+func (j *joins) reset() { j.buf, j.at = j.buf[:0], j.at[:0] }
+
+// find returns the value whose first field is at an index.
+func (j *joins) find(first int) ([]byte, bool) {
+	for i := range j.at {
+		if j.at[i].first == first {
+			return j.at[i].value.of(j.buf), true
+		}
+	}
+	return nil, false
+}
+
+// get returns the value of a field; several are joined.
+func (h *head) get(name string, j *joins) (value []byte, ok bool) {
+	first, start := 0, -1 // start: of the value in j.buf, once there is a second one
 	for i := range h.fields {
 		f := &h.fields[i]
 		if !equalFold(f.name.of(h.buf), name) {
@@ -268,14 +303,22 @@ func (h *head) get(name string, scratch *[]byte) (value []byte, ok bool) {
 		}
 		v := f.value.of(h.buf)
 		if !ok {
-			value, ok = v, true
+			value, ok, first = v, true, i
 			continue
 		}
-		if cap(value) == 0 || len(*scratch) == 0 || &value[0] != &(*scratch)[0] {
-			*scratch = append((*scratch)[:0], value...)
+		if start < 0 {
+			if known, found := j.find(first); found {
+				return known, true
+			}
+			start = len(j.buf)
+			j.buf = append(j.buf, value...)
 		}
-		*scratch = append(append(*scratch, ','), v...)
-		value = *scratch
+		j.buf = append(append(j.buf, ','), v...)
+	}
+	if start >= 0 {
+		l := span{int32(start), int32(len(j.buf))}
+		j.at = append(j.at, join{first, l})
+		value = l.of(j.buf)
 	}
 	return value, ok
 }
@@ -293,6 +336,7 @@ const (
 	fieldUpgrade
 	fieldKeepAlive
 	fieldProxyConnection
+	fieldProxyAuthorization
 	fieldTE
 	fieldTrailer
 	fieldRequestID
@@ -346,6 +390,8 @@ func kindOf(name []byte) kind {
 		if lower(name[0]) == 'x' {
 			want, k = "x-forwarded-proto", fieldForwardedProto
 		}
+	case 19:
+		want, k = "proxy-authorization", fieldProxyAuthorization
 	}
 	if k == other || !equalFold(name, want) {
 		return other

@@ -14,15 +14,14 @@ type request struct {
 	absolute  bool
 	started   bool // the request line is parsed
 	isHead    bool
-	scratch   []byte
+	joined    joins
 }
 
 func (r *request) reset() {
-	scratch := r.scratch[:0]
-	h := r.head
-	*r = request{scratch: scratch}
-	h.reset()
-	r.head = h
+	r.head.reset()
+	r.method, r.target, r.authority = span{}, span{}, span{}
+	r.absolute, r.started, r.isHead = false, false, false
+	r.joined.reset()
 }
 
 // Method returns the method.
@@ -39,8 +38,9 @@ func (r *request) Path() []byte {
 // Authority returns the host the request is for.
 func (r *request) Authority() []byte { return r.authority.of(r.buf) }
 
-// Header returns the value of a field; several are joined by commas.
-func (r *request) Header(name string) ([]byte, bool) { return r.get(name, &r.scratch) }
+// Header returns the value of a field; several are joined by commas. It is valid
+// until the request ends.
+func (r *request) Header(name string) ([]byte, bool) { return r.get(name, &r.joined) }
 
 var rootPath = []byte("/")
 
@@ -174,8 +174,8 @@ func (r *request) persistent() bool {
 	return !r.close
 }
 
-// websocket reports whether the request asks for an upgrade that is carried; other
-// reports whether it asks for one that is not.
+// upgradeWanted reports whether the request asks for an upgrade that is carried,
+// websocket, or for one that is not, unknown.
 func (r *request) upgradeWanted() (websocket, unknown bool) {
 	if !r.upgrade || r.upgradeTo.off == r.upgradeTo.end || r.minor == 0 {
 		return false, false
@@ -206,20 +206,19 @@ type response struct {
 	status  int
 	reason  span // status code and reason phrase
 	started bool
-	scratch []byte
+	joined  joins
 }
 
 // Status returns the status code.
 func (r *response) Status() int { return r.status }
 
 // Header returns the value of a field; several are joined by commas.
-func (r *response) Header(name string) ([]byte, bool) { return r.get(name, &r.scratch) }
+func (r *response) Header(name string) ([]byte, bool) { return r.get(name, &r.joined) }
 
 func (r *response) reset() {
-	h := r.head
-	*r = response{scratch: r.scratch[:0]}
-	h.reset()
-	r.head = h
+	r.head.reset()
+	r.status, r.reason, r.started = 0, span{}, false
+	r.joined.reset()
 }
 
 // parse goes on parsing b, which begins with the response and may have moved.
@@ -281,4 +280,13 @@ func (r *response) persistent() bool {
 // bodyless reports whether a response has no body whatever its fields say.
 func (r *response) bodyless(toHead bool) bool {
 	return toHead || r.status == 204 || r.status == 304 || r.status < 200
+}
+
+// dropLength keeps Content-Length from being passed on.
+func (r *response) dropLength() {
+	for i := range r.fields {
+		if r.fields[i].kind == fieldContentLength {
+			r.fields[i].drop = true
+		}
+	}
 }

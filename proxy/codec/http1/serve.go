@@ -41,6 +41,9 @@ func (d *downstream) serve(k *call) bool {
 	if whole {
 		return d.carryOut(k)
 	}
+	// Another protocol begins behind the body, so it cannot begin while that is
+	// still coming. Any server may ignore the wish.
+	k.websocket = false
 	return d.startUpload(k)
 }
 
@@ -239,7 +242,7 @@ func (k *call) begin() {
 	k.up.Requests++
 	k.resp.reset()
 	k.sent, k.first, k.seenBytes = 0, 0, 0
-	k.unsent = false
+	k.unsent, k.chunkedOut = false, false
 }
 
 // attempt sends a request that is here as a whole, and passes the answer on.
@@ -277,6 +280,7 @@ func (k *call) closeAttempt(err error) (again bool) {
 	case k.phase == phaseDone && k.reusable():
 		k.rbuf.Release()
 		k.step.Host.Idle.Put(up, k.d.idleSince)
+		k.up = nil
 		return false
 	}
 	dead := k.phase == phaseFailed && (k.failure == codec.Reset || k.failure == codec.ResetBeforeSent) &&

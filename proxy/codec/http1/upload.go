@@ -2,6 +2,8 @@ package http1
 
 import (
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +22,10 @@ type upload struct {
 	finished atomic.Bool   // as received, to be asked without taking
 	complete atomic.Bool   // the body was sent whole
 	broken   bool          // the upstream takes no more
+	refused  *malformed    // what is wrong with the body
 	out      []byte
 	err      error // of the second goroutine's loop
+	panicked error // what the second goroutine panicked with
 
 	mu     sync.Mutex
 	kept   bool // all of the body so far is in the buffer
@@ -69,11 +73,15 @@ func (d *downstream) beginUpload(k *call, fresh bool) bool {
 		k.rewindBody(d.cfg.MaxHeadBytes)
 		k.requestBytes = 0
 		k.out = k.appendRequest(k.out[:0])
-		err := k.up.Write(k.out)
+		err := k.sendUp()
 		if err == nil {
 			break
 		}
-		k.fail(codec.Reset)
+		if errors.Is(err, conn.ErrLate) {
+			k.late()
+		} else {
+			k.fail(codec.Reset)
+		}
 		if again := k.closeAttempt(nil); !again || fresh {
 			return false
 		}
@@ -91,7 +99,7 @@ func (d *downstream) beginUpload(k *call, fresh bool) bool {
 	if u.received == nil {
 		u.received = make(chan struct{}, 1)
 	}
-	u.running, u.broken, u.err = true, false, nil
+	u.running, u.broken, u.refused, u.err = true, false, nil, nil
 	u.finished.Store(false)
 	u.complete.Store(false)
 	u.frozen = false
@@ -105,8 +113,7 @@ func (d *downstream) beginUpload(k *call, fresh bool) bool {
 // receive is the second goroutine.
 func (k *call) receive() {
 	u := &k.upload
-	k.watch(k.up.Conn, k.sent)
-	u.err = k.up.Loop((*exchange)(k))
+	k.receiveAll()
 	c, complete := k.d.c, u.complete.Load()
 	if !complete {
 		k.up.Abort() // the connection's goroutine may be writing to it
@@ -116,6 +123,19 @@ func (k *call) receive() {
 	if !complete {
 		c.Kick() // it may be waiting for more of the body
 	}
+}
+
+// receiveAll reads the response. A panic is kept for the connection's goroutine,
+// whose connection it is to end, and no other.
+func (k *call) receiveAll() {
+	u := &k.upload
+	defer func() {
+		if p := recover(); p != nil {
+			u.panicked = fmt.Errorf("%v, while the response was read:\n%s", p, debug.Stack())
+		}
+	}()
+	k.watch(k.up.Conn, k.sent)
+	u.err = k.up.Loop((*exchange)(k))
 }
 
 // judgeHead asks the exchange about the response head. Meanwhile the other
@@ -167,6 +187,7 @@ func (d *downstream) pump(k *call) (failure codec.Failure, wait bool) {
 	u := &k.upload
 	for !u.finished.Load() {
 		if err := d.forward(k); err != nil {
+			u.refused = err
 			return codec.DownstreamBroken, false
 		}
 		if k.reqBody.done || u.broken {
@@ -179,10 +200,13 @@ func (d *downstream) pump(k *call) (failure codec.Failure, wait bool) {
 			if !u.drop() {
 				return codec.None, false // it will be sent again
 			}
-			k.in.Truncate(k.req.size)
-			k.bodyAt = k.req.size
+			k.dropSent()
 			room = k.in.Room()
 			k.req.buf = k.in.Bytes()
+			if len(room) == 0 { // head and trailer together
+				u.refused = errTooLarge
+				return codec.DownstreamBroken, false
+			}
 		}
 		n, err := d.c.TryRead(room)
 		switch {
@@ -195,6 +219,14 @@ func (d *downstream) pump(k *call) (failure codec.Failure, wait bool) {
 		k.active.Store(int64(d.c.Now()))
 	}
 	return codec.None, false
+}
+
+// dropSent makes room in the buffer for more: the head stays, and what is unread of
+// the body moves up to it.
+func (k *call) dropSent() {
+	b := k.in.Bytes()
+	k.in.Truncate(k.req.size + copy(b[k.req.size:], b[k.bodyAt:]))
+	k.bodyAt = k.req.size
 }
 
 // forward sends on the body that is in the buffer.
@@ -246,6 +278,10 @@ func (d *downstream) join(k *call) {
 	<-k.upload.received
 	k.upload.running = false
 	d.mode = modeRequest
+	if p := k.upload.panicked; p != nil {
+		k.upload.panicked = nil
+		panic(p)
+	}
 }
 
 // settled goes on after an attempt. again says that it died of an idle connection.
@@ -258,6 +294,9 @@ func (d *downstream) settled(k *call, again bool) {
 	}
 	over, next := d.judge(k, k.upload.kept)
 	if !over {
+		if k.step.Action == codec.Answer && k.failure == codec.DownstreamBroken && k.upload.refused != nil {
+			k.step.Reply.Status = k.upload.refused.status
+		}
 		if k.step.Action == codec.Send && !k.upload.kept {
 			// The exchange was told that the request cannot be sent again; only a
 			// broken one insists.
@@ -293,7 +332,7 @@ func (d *downstream) startTunnel(k *call) {
 	d.tunnel, d.mode = t, modeTunnel
 	k.up.WakeAt(0)
 	errDown := t.relay.Down.Begin(k.rbuf.Bytes())
-	errUp := t.relay.Up.Begin(k.in.Bytes()[k.req.size:])
+	errUp := t.relay.Up.Begin(k.in.Bytes()[k.bodyAt:])
 	k.rbuf.Release()
 	if errDown != nil || errUp != nil {
 		d.c.Abort()

@@ -30,7 +30,7 @@ const sweepEvery = 5 * time.Second
 type Conn struct {
 	*conn.Conn
 	Requests uint32        // sent so far
-	Expiry   time.Duration // how long it may be idle
+	Expiry   time.Duration // how long it may be idle; 0 or less: for ever
 
 	onClose func()
 	closed  atomic.Bool
@@ -70,11 +70,26 @@ func (p *Idle) Get(now clock.Instant) *Conn {
 		p.conns[last] = nil
 		p.conns = p.conns[:last]
 		p.mu.Unlock()
-		if c.Expiry == 0 || now.Sub(c.idle) < c.Expiry {
+		if c.Expiry <= 0 || now.Sub(c.idle) < c.Expiry {
 			return c
 		}
 		c.Close()
 	}
+}
+
+// Evict closes the connection that is idle for longest, to make room for another
+// under the cluster's limit; false: none is idle.
+func (p *Idle) Evict() bool {
+	p.mu.Lock()
+	if len(p.conns) == 0 {
+		p.mu.Unlock()
+		return false
+	}
+	c := p.conns[0]
+	p.conns = slices.Delete(p.conns, 0, 1)
+	p.mu.Unlock()
+	c.Close()
+	return true
 }
 
 // Put keeps c for later, or closes it when there is no room or the host is gone.
@@ -145,7 +160,7 @@ func (s *sweeper) Wake() {
 	s.mu.Unlock()
 
 	old = slices.DeleteFunc(old, func(c *Conn) bool {
-		dead := (c.Expiry != 0 && now.Sub(c.idle) >= c.Expiry) || !c.Fresh()
+		dead := (c.Expiry > 0 && now.Sub(c.idle) >= c.Expiry) || !c.Fresh()
 		if dead {
 			c.Close()
 		}

@@ -79,6 +79,29 @@ func TestExpiredAreClosed(t *testing.T) {
 	}
 }
 
+func TestNoExpiryIsForEver(t *testing.T) {
+	r := newRig(t)
+	var p Idle
+	a, _ := r.conn()
+	a.Expiry = -1
+	p.Put(a, 1)
+	if p.Get(1+clock.Instant(1000*time.Hour)) != a {
+		t.Error("a connection that may be idle for ever was not kept")
+	}
+}
+
+func TestEvictClosesTheOldest(t *testing.T) {
+	r := newRig(t)
+	var p Idle
+	a, _ := r.conn()
+	b, _ := r.conn()
+	p.Put(a, 1)
+	p.Put(b, 2)
+	if !p.Evict() || r.closed.Load() != 1 || p.Get(3) != b || p.Evict() {
+		t.Error("want the older one closed and the newer one kept")
+	}
+}
+
 func TestCloseClosesNowAndLater(t *testing.T) {
 	r := newRig(t)
 	var p Idle

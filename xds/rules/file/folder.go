@@ -34,7 +34,8 @@ type Config struct {
 	Sink  Sink            // required
 	Log   *slog.Logger    // required
 	// Poll is how often the folder is looked at; 0 means 250 ms. A change is
-	// applied once the file was the same in two looks, so within two of them.
+	// applied once the file was the same, or missing, in two looks, so within two
+	// of them.
 	Poll time.Duration
 }
 
@@ -54,7 +55,7 @@ type Folder struct {
 	cfg Config // immutable after New
 
 	// The fields below belong to Run.
-	seen    map[string]stamp // of the last look
+	seen    map[string]stamp // of the last look; nil when it failed
 	read    map[string]*content
 	applied bool // a set was handed on
 	set     rules.Set
@@ -65,6 +66,7 @@ type Folder struct {
 type content struct {
 	stamp stamp
 	good  []*rules.Rule // of the last version without mistakes
+	known bool          // there was such a version
 	err   error         // of the newest version; nil when good is of it
 }
 
@@ -137,7 +139,10 @@ func (f *Folder) look() {
 		changed = true
 	}
 	for path := range f.read {
-		if _, ok := stamps[path]; !ok {
+		_, there := stamps[path]
+		_, before := f.seen[path]
+		// A file that some tool renames away and back is missing for a moment.
+		if !there && !before && f.seen != nil {
 			delete(f.read, path)
 			changed = true
 		}
@@ -145,8 +150,9 @@ func (f *Folder) look() {
 	f.seen = stamps
 	if changed {
 		f.apply(now)
-	} else if f.status.Phase != model.Live {
-		f.report(now, model.Live, "", f.status.Skipped)
+	} else {
+		phase, reason := f.health()
+		f.report(now, phase, reason, f.status.Skipped)
 	}
 }
 
@@ -161,12 +167,40 @@ func (f *Folder) readFile(folder *folder, path string, s stamp) {
 	if err == nil {
 		var all []*rules.Rule
 		if all, err = rules.Parse(path, data); err == nil {
-			c.good, c.err = all, nil
+			c.good, c.known, c.err = all, true, nil
 			return
 		}
 	}
 	c.err = err
+	if !c.known {
+		f.cfg.Log.Error("rule file has mistakes, none of its rules is in force", "file", path, "error", err)
+		return
+	}
 	f.cfg.Log.Error("rule file has mistakes, its last good rules stay in force", "file", path, "error", err, "rules", len(c.good))
+}
+
+// health is stale while a file has no version to stand in for the one with
+// mistakes, such as after a restart: rules that its author counts on are missing.
+func (f *Folder) health() (model.SourcePhase, string) {
+	var lost []string
+	for path, c := range f.read {
+		if c.err != nil && !c.known {
+			lost = append(lost, path)
+		}
+	}
+	if len(lost) == 0 {
+		return model.Live, ""
+	}
+	first := slices.Min(lost)
+	mistakes := rejected(first, f.read[first].err)
+	reason := "not in force: " + mistakes[0].Where + ": " + mistakes[0].Reason
+	if n := len(mistakes) - 1; n > 0 {
+		reason += fmt.Sprintf(" (and %d more in this file)", n)
+	}
+	if n := len(lost) - 1; n > 0 {
+		reason += fmt.Sprintf("; %d more files have mistakes", n)
+	}
+	return model.Stale, reason
 }
 
 // apply makes a set of all files. Of two rules with one key the one in the first
@@ -192,7 +226,8 @@ func (f *Folder) apply(now time.Time) {
 	f.cfg.Sink.Apply(rules.Registry(f.set))
 	f.status.Read = now
 	f.cfg.Log.Info("rules read", "dir", f.cfg.Dir, "files", len(f.read), "rules", f.set.Len(), "mistakes", len(skipped))
-	f.report(now, model.Live, "", skipped)
+	phase, reason := f.health()
+	f.report(now, phase, reason, skipped)
 }
 
 func rejected(path string, err error) []model.Rejected {

@@ -108,6 +108,8 @@ func TestFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.look()
+	want(t, "while a deleted file may still come back", b.rules(), "serviceentry/default/a", "serviceentry/default/b", "serviceentry/default/c")
+	f.look()
 	want(t, "after a file is deleted", b.rules(), "serviceentry/default/b", "serviceentry/default/c")
 	if len(b.update.Services) != 2 || !b.update.Full {
 		t.Errorf("update after deletion: got %+v", b.update)
@@ -142,6 +144,70 @@ func TestMistakesKeepTheLastGoodRules(t *testing.T) {
 	want(t, "one key in two files", b.rules(), "serviceentry/default/a3", "serviceentry/default/b2", "serviceentry/default/c")
 	if len(b.status.Skipped) != 1 || b.status.Skipped[0].Reason != "serviceentry/default/a3: is already in a.yaml" {
 		t.Errorf("skipped: got %+v", b.status.Skipped)
+	}
+}
+
+func TestAFileMovedAwayForOneLookKeepsItsRules(t *testing.T) {
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "rules")
+	write(t, dir, "a.yaml", entry("a"))
+	write(t, dir, "b.yaml", entry("b"))
+	f, b := newFolder(t, dir)
+	f.look()
+	path := filepath.Join(dir, "a.yaml")
+	rename := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rename(path, path+"~")
+	f.look()
+	rename(path+"~", path)
+	f.twice()
+	if want(t, "moved away and back", b.rules(), "serviceentry/default/a", "serviceentry/default/b"); b.sets > 2 {
+		t.Errorf("%d sets, want at most one for the new times of the file", b.sets)
+	}
+
+	// A look that failed says nothing of the file.
+	rename(dir, dir+"-away")
+	f.look()
+	rename(filepath.Join(dir+"-away", "a.yaml"), filepath.Join(parent, "a.yaml"))
+	rename(dir+"-away", dir)
+	f.look()
+	want(t, "at the first look at a folder that is back", b.rules(), "serviceentry/default/a", "serviceentry/default/b")
+	f.look()
+	want(t, "at the second", b.rules(), "serviceentry/default/b")
+}
+
+func TestAFileWithMistakesAtTheStartMakesTheSourceStale(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a.yaml", entry("a"))
+	write(t, dir, "b.yaml", entry("b")+"kind: {\n")
+	write(t, dir, "c.yaml", "kind: Nonsense\n")
+	f, b := newFolder(t, dir)
+	f.look()
+	want(t, "the others are in force", b.rules(), "serviceentry/default/a")
+	for _, part := range []string{"not in force: b.yaml:", "not YAML", "1 more files have mistakes"} {
+		if b.status.Phase != model.Stale || !strings.Contains(b.status.Err, part) {
+			t.Errorf("status %v %q, want stale with %q", b.status.Phase, b.status.Err, part)
+		}
+	}
+	f.twice()
+	if b.status.Phase != model.Stale || b.statuses != 1 {
+		t.Errorf("without a change: %v after %d reports", b.status.Phase, b.statuses)
+	}
+	write(t, dir, "b.yaml", entry("b"))
+	f.twice()
+	if b.status.Phase != model.Stale || !strings.HasPrefix(b.status.Err, "not in force: c.yaml") {
+		t.Errorf("with one repaired: %v %q", b.status.Phase, b.status.Err)
+	}
+	if err := os.Remove(filepath.Join(dir, "c.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	f.twice()
+	if b.status.Phase != model.Live || b.status.Err != "" {
+		t.Errorf("with the other removed: %v %q", b.status.Phase, b.status.Err)
 	}
 }
 

@@ -50,7 +50,7 @@ func main() {
 	go func() { _ = wheel.Run(ctx) }()
 
 	cluster := upstream.NewCluster("origin", telemetry.NewUpstream("origin", "origin"))
-	cluster.Configure(upstream.Settings{ConnectTimeout: time.Second, Limits: upstream.Limits{Connections: 1 << 20, PendingRequests: 1 << 20, Requests: 1 << 20, Retries: 10}})
+	cluster.Configure(upstream.Settings{ConnectTimeout: time.Second, Limits: upstream.Limits{Connections: 1 << 20, Requests: 1 << 20, Retries: 10}})
 	cluster.SetEndpoints([]upstream.Endpoint{{Addr: netip.MustParseAddrPort(*to), Weight: 1}})
 	table, err := router.Compile(&routev3.RouteConfiguration{VirtualHosts: []*routev3.VirtualHost{{
 		Name: "all", Domains: []string{"*"}, Routes: []*routev3.Route{{
