@@ -3,8 +3,8 @@
 // Codecs read through Loop, which holds a single syscall.RawConn.Read open: its
 // handler reads and writes without blocking and is called again when the socket
 // has more. Between two calls the poller's edge is kept, so a handler that read
-// everything parks without asking the kernel again. Time-outs come from
-// proxy/clock. Abort, Drain, Kick and the addresses may be used from any
+// everything parks without asking the kernel again. Connections that have nothing
+// to do wait in a Lot, without a goroutine. Time-outs come from proxy/clock. Abort, Drain, Kick and the addresses may be used from any
 // goroutine; everything else belongs to the goroutines that serve the connection,
 // one reader and one writer at most.
 //

@@ -53,11 +53,11 @@ const (
 	restAfter   = time.Second
 	restSooner  = restAfter / 10
 	manyWarm    = 256
-	tooManyWarm = 1024
+	tooManyWarm = 4096
 )
 
 // Patience is how long c is to be idle before it rests: to rest and to wake costs
-// about 5 us, to stay awake 8 KiB, so it is less the more others are awake.
+// about 10 us, to stay awake 8 KiB, so it is less the more others are awake.
 func (c *Conn) Patience() time.Duration {
 	if c.lot == nil {
 		return restAfter

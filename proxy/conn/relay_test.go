@@ -29,17 +29,19 @@ func TestABusyRelayIsNotIdle(t *testing.T) {
 		}
 	}()
 	buf := make([]byte, 256<<10)
-	for until := time.Now().Add(4 * idle); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for until := time.Now().Add(4 * idle); time.Now().Before(until); <-tick.C {
 		if _, err := io.ReadFull(sink, buf); err != nil {
 			t.Fatalf("the relay ended while it was busy: %v; up %v, down %v", err, r.Up.Err, r.Down.Err)
 		}
 	}
 	// Now nobody takes anything any more: that is idle.
-	await(t, "the end of the idle half", down)
+	_ = await(t, "the end of the idle half", down)
 	if !errors.Is(r.Down.Err, conn.ErrIdle) {
 		t.Errorf("got %v, want ErrIdle", r.Down.Err)
 	}
-	await(t, "the end of the busy half", up)
+	_ = await(t, "the end of the busy half", up)
 	_ = caller.Close()
-	await(t, "the caller's end", wrote)
+	_ = await(t, "the caller's end", wrote)
 }

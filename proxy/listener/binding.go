@@ -124,8 +124,7 @@ func (b *binding) take(ctx context.Context, nc net.Conn) {
 		return
 	}
 	s.group.Add(1)
-	var serve func()
-	serve = func() {
+	serve := func() {
 		err := b.attend(ctx, l, c)
 		if errors.Is(err, conn.ErrAtRest) {
 			c.Rest() // and serve again when it wakes

@@ -124,7 +124,7 @@ func (t *text) matches(b []byte) bool {
 	case regexText:
 		return t.re.Match(b)
 	case wordsText:
-		for _, w := range t.words {
+		for _, w := range t.words { //nolint:modernize // slices.Contains would copy b
 			if string(b) == w {
 				return true
 			}

@@ -99,3 +99,15 @@ func BenchmarkKeepAlive(b *testing.B) {
 		one()
 	}
 }
+
+// The same when the connection rests after every request, as it does among many.
+func BenchmarkKeepAliveAtRest(b *testing.B) {
+	bed := newBed(b, nil, fixedServer(b))
+	bed.crowded = true
+	bed.serve()
+	one := keepAlive(b, bed)
+	b.ReportAllocs()
+	for b.Loop() {
+		one()
+	}
+}

@@ -11,11 +11,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
-
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/isthmus-mesh/isthmus/proxy/clock"
 	"github.com/isthmus-mesh/isthmus/proxy/codec"
@@ -207,47 +204,28 @@ func TestInterimResponsesAreNotFramed(t *testing.T) {
 	}
 }
 
-// An origin that takes no bytes does not hold a request longer than its route.
-func TestSendingIsBounded(t *testing.T) {
-	over := make(chan struct{})
-	l, err := (&net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) { // inherited by what is accepted
-			if err := syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1); err != nil {
-				t.Error(err)
-			}
-		})
-	}}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var accepting sync.WaitGroup
-	accepting.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			accepting.Go(func() {
-				<-over
-				_ = c.Close()
-			})
+// What is between the client and us ends here.
+func TestFieldsForUsDoNotPass(t *testing.T) {
+	got := make(chan string, 1)
+	s := newScript(t, func(_ int64, c net.Conn, r *bufio.Reader) {
+		h, err := head(r)
+		last, _ := head(r)
+		got <- h + last
+		if err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 		}
 	})
-	defer accepting.Wait()
-	defer l.Close()
-	defer close(over)
-	for _, perTry := range []time.Duration{0, 50 * time.Millisecond} {
-		route := withRetries("reset", 1, perTry)
-		route.GetRoute().Timeout = durationpb.New(200 * time.Millisecond)
-		b := newBed(t, routes(route), l.Addr().String())
-		b.http.MaxHeaderBytes = 63 << 10
-		b.serve()
-		c := b.dial()
-		c.send("GET /" + " HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("a", 60<<10) + "\r\n\r\n")
-		if resp, _ := c.answer("GET"); resp.StatusCode != 504 {
-			t.Errorf("per try %v: got %d, want 504", perTry, resp.StatusCode)
-		}
+	b := newBed(t, nil, s.addr())
+	b.http.RequestID = true
+	b.serve()
+	c := b.dial()
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic eA==\r\nX-Request-Id: theirs\r\nConnection: X-Request-Id\r\n" +
+		"Transfer-Encoding: chunked\r\n\r\n0\r\nExpect: x\r\nProxy-Connection: x\r\nProxy-Authorization: x\r\n\r\n")
+	h := strings.ToLower(<-got)
+	if strings.Contains(h, "proxy-") || strings.Contains(h, "expect") || strings.Contains(h, "theirs") || strings.Count(h, "x-request-id: ") != 1 {
+		t.Errorf("origin got %q", h)
 	}
+	c.answer("POST")
 }
 
 // crashing panics when a response has come.

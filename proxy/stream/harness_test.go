@@ -103,7 +103,7 @@ func (b *bed) serveBy(serve func(context.Context, *conn.Conn) error) *bed {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	for range 2000 {
+	for range 5000 {
 		if b.crowded {
 			lot.Admit(new(conn.Conn), func() {})
 		}
@@ -131,8 +131,7 @@ func (b *bed) serveBy(serve func(context.Context, *conn.Conn) error) *bed {
 			b.conns = append(b.conns, c)
 			b.mu.Unlock()
 			running.Add(1)
-			var again func()
-			again = func() {
+			again := func() {
 				err := serve(ctx, c)
 				if errors.Is(err, conn.ErrAtRest) {
 					c.Rest()

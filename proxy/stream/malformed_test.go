@@ -111,7 +111,7 @@ func TestMalformedRequestsAreRefusedAndNotForwarded(t *testing.T) {
 	for _, tt := range malformed {
 		for _, bytewise := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/bytewise=%v", tt.name, bytewise), func(t *testing.T) {
-				before := s.conns.Load()
+				before, failed := s.conns.Load(), b.http.Stats.RequestFailed.Value()
 				c := dial(t, b.addr)
 				if bytewise && len(tt.send) < 1000 {
 					for i := range tt.send {
@@ -127,6 +127,9 @@ func TestMalformedRequestsAreRefusedAndNotForwarded(t *testing.T) {
 					t.Errorf("got %d, close %v, want %d, true", resp.StatusCode, resp.Close, tt.want)
 				}
 				c.ended()
+				if tt.want >= 500 && b.http.Stats.RequestFailed.Value() != failed+1 {
+					t.Error("a 5xx is not counted as failed")
+				}
 				if !bytewise && s.conns.Load() != before {
 					t.Error("a connection to the origin was opened")
 				}

@@ -62,6 +62,9 @@ func (s *session) Malformed(status int, at clock.Instant) {
 	stats, shard := s.h.Stats, s.c.Shard()
 	stats.RequestTotal.Add(shard, 1)
 	stats.RequestMalformed.Add(shard, 1)
+	if status == 0 || status >= 500 {
+		stats.RequestFailed.Add(shard, 1) // as an exchange that ends so
+	}
 	if s.h.Log == nil {
 		return
 	}

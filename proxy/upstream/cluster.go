@@ -51,7 +51,7 @@ type Settings struct {
 // of each, but 3 retries.
 type Limits struct {
 	Connections, Requests, Retries uint32
-	NoRetries                                       bool // Retries is 0 on purpose
+	NoRetries                      bool // Retries is 0 on purpose
 	// RetryBudgetPercent of active requests may be retries (never fewer than
 	// RetryBudgetMin at once); it applies beside Retries. 0 means 20.
 	RetryBudgetPercent uint32

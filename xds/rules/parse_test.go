@@ -189,10 +189,10 @@ func TestParseBounds(t *testing.T) {
 func TestReadingEndsWithTheLastReportedMistake(t *testing.T) {
 	head := "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec:\n"
 	tests := []struct{ name, text string }{
-		{"values of the wrong kind", head + "  hosts:\n" + strings.Repeat("  - 1\n", 150_000)},
-		{"unknown fields", head + "  http:\n" + strings.Repeat("  - {no: 1}\n", 70_000)},
-		{"mistakes that only checks find", head + "  hosts: [a]\n  http:\n" + strings.Repeat("  - {match: [{}]}\n", 50_000)},
-		{"first unreadable, then wrong", head + "  hosts:\n" + strings.Repeat("  - 1\n", 100_000) + "  http:\n" + strings.Repeat("  - {match: [{}]}\n", 15_000)},
+		{"values of the wrong kind", head + "  hosts:\n" + strings.Repeat("  - 1\n", 20_000)},
+		{"unknown fields", head + "  http:\n" + strings.Repeat("  - {no: 1}\n", 10_000)},
+		{"mistakes that only checks find", head + "  hosts: [a]\n  http:\n" + strings.Repeat("  - {match: [{}]}\n", 10_000)},
+		{"first unreadable, then wrong", head + "  hosts:\n" + strings.Repeat("  - 1\n", 20_000) + "  http:\n" + strings.Repeat("  - {match: [{}]}\n", 5_000)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

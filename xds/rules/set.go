@@ -99,6 +99,23 @@ func (s Set) DestinationRule(host model.Host, client, service string) *Rule {
 	return nil
 }
 
+// SourceLabels are the labels that any rule matches callers by: the values it
+// names, by key. What else a caller is labelled with makes no difference.
+func (s Set) SourceLabels() map[string]map[string]struct{} {
+	pairs := map[string]map[string]struct{}{}
+	for _, r := range s.All() {
+		for _, m := range sourceMatches(r.VirtualService()) {
+			for key, value := range m.GetSourceLabels() {
+				if pairs[key] == nil {
+					pairs[key] = map[string]struct{}{}
+				}
+				pairs[key][value] = struct{}{}
+			}
+		}
+	}
+	return pairs
+}
+
 // SourceLabelKeys are the label keys that any rule matches callers by, ascending.
 func (s Set) SourceLabelKeys() []string {
 	if s.d == nil {

@@ -1,4 +1,4 @@
-package builtin_test
+package main_test
 
 import (
 	"context"
