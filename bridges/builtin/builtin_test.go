@@ -321,10 +321,20 @@ func TestSuccessorAtTheSameAddressHoldsIt(t *testing.T) {
 		register(t, r, echo("z-old", "127.0.0.2", "127.0.0.1:8081"), time.Minute)
 		w := echo("a-new", "127.0.0.2", "127.0.0.1:8081")
 		w.Labels = model.NewLabels(map[string]string{"version": "v2"})
-		register(t, r, w, time.Minute)
+		id := register(t, r, w, time.Minute)
 		synctest.Wait()
 		if d := cmp.Diff([]string{"127.0.0.2:8081 app=echo,version=v2"}, m.endpoints("echo.shop")); d != "" {
 			t.Errorf("(-want +got):\n%s", d)
+		}
+		if old, now := m.workload("z-old").Inbound, m.workload("a-new").Inbound; len(old) != 0 || len(now) != 1 {
+			t.Errorf("the earlier one is reported with %v, the later with %v", old, now)
+		}
+		if err := r.Leave(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if len(m.workload("z-old").Inbound) != 1 {
+			t.Error("the earlier one does not get its port back")
 		}
 	})
 }
