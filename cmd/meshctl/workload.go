@@ -228,10 +228,14 @@ func (a *app) keep(ctx context.Context, req *api.RegisterRequest, lease *api.Reg
 		}
 		_, err := c.Workloads.Renew(ctx, &api.RenewRequest{LeaseId: lease.LeaseId})
 		if connect.CodeOf(err) == connect.CodeNotFound {
+			// An interrupt must not tear this call: the server may have taken the
+			// workload in, and who does not hear its lease cannot take it out.
+			bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
 			var again *api.RegisterResponse
-			if again, err = c.Workloads.Register(ctx, req); err == nil {
+			if again, err = c.Workloads.Register(bound, req); err == nil {
 				lease = again
 			}
+			cancel()
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -99,7 +99,9 @@ func (r *registrar) idle() bool { return r.client == nil }
 
 // keep registers the workload, or renews its lease when nothing changed.
 func (r *registrar) keep(ctx context.Context, alive []bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	// The end of the process must not tear a call: MeshServer may have taken the
+	// workload in, and who does not hear its lease cannot take it out.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	same := slices.Equal(alive, r.alive)
 	if r.lease != "" && same {
