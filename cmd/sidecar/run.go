@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/cmd/internal/process"
 	"github.com/isthmus-mesh/isthmus/proxy"
+	"github.com/isthmus-mesh/isthmus/proxy/admin"
 	"github.com/isthmus-mesh/isthmus/proxy/bootstrap"
 	"github.com/isthmus-mesh/isthmus/proxy/codec/http1"
 	"github.com/isthmus-mesh/isthmus/proxy/codec/tcp"
@@ -71,7 +74,33 @@ func run(ctx context.Context, sh *process.Shell, c bootstrap.Config) error {
 	reg.open = func() bool { return inboundOpen(c, p) }
 	return process.RunParts(ctx, process.Part{Run: reg.run}, process.Part{Run: func(ctx context.Context) error {
 		return lastToLeave(ctx, reg, p.Run)
+	}}, process.Part{Run: func(ctx context.Context) error {
+		giveBack(ctx, sh.Log, p)
+		<-ctx.Done()
+		return nil
 	}})
+}
+
+// giveBack returns what only the start needed, once the sidecar is configured
+// and the first rush is over.
+func giveBack(ctx context.Context, log *slog.Logger, p *proxy.Proxy) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for starting := true; starting; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		starting = slices.ContainsFunc(p.Conditions(), func(c admin.Condition) bool { return c.NotReady })
+	}
+	path, err := os.Executable()
+	if err == nil {
+		err = process.GiveBack(os.DirFS("/"), path)
+	}
+	if err != nil {
+		log.Warn("memory of the start not given back", "error", err)
+	}
 }
 
 // inboundOpen reports whether every inbound listener of c is bound.
