@@ -134,7 +134,7 @@ func New(cfg Config) (*MeshServer, error) {
 	}
 	m.api, err = manage.New(manage.Config{
 		Listener: cfg.API, Store: cfg.Store, Catalog: m.catalog, Proxies: registry, Log: cfg.Log.With("part", "api"),
-		Leases: cfg.Leases, LeaseErrors: cfg.LeaseErrors, Preview: m.generator,
+		Leases: cfg.Leases, LeaseErrors: cfg.LeaseErrors, Preview: m.generator, InForce: m.generator.Rules,
 		FileRules: func() rules.Set { return *m.filed.Load() }, Conditions: cfg.Conditions,
 		Version: cfg.Version, Roles: cfg.Roles, DataDir: cfg.DataDir,
 	})

@@ -266,6 +266,10 @@ func (a *app) await(ctx context.Context, limit time.Duration, resp *api.ApplyRes
 			if err != nil {
 				return err
 			}
+			if r.Applied.GetPending() {
+				waiting = true
+				continue
+			}
 			if n := r.Applied.GetRefused(); n > 0 {
 				return fmt.Errorf("%s is refused by %d of %d proxies, such as %s (meshctl proxy status says why)",
 					key, n, r.Applied.Total, strings.Join(r.Applied.RefusedNodes, ", "))

@@ -79,6 +79,9 @@ func keyOf(r *api.Rule) string {
 
 // appliedCell says "applied on N of M sidecars".
 func appliedCell(p *api.Applied) cell {
+	if p.GetPending() {
+		return yellow("being put in force")
+	}
 	text := fmt.Sprintf("on %d of %d", p.GetApplied(), p.GetTotal())
 	switch {
 	case p.GetRefused() > 0:

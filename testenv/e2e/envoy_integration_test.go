@@ -294,7 +294,10 @@ func TestRefusedRule(t *testing.T) {
 	eventually(t, "a short expression is taken by both", shows(mesh, []string{"on 2 of 2"}, "rule", "get", rule))
 	eventually(t, "and holds", answers(throughEnvoy, "http://cart/short", "matched"))
 
-	mesh.Apply(fmt.Sprintf(byRegex, "/items/[a-z0-9]{1,60}/details"))
+	_, err := mesh.AskWith(fmt.Sprintf(byRegex, "/items/[a-z0-9]{1,60}/details"), "rule", "apply", "-f", "-", "--author", "test", "--wait", "30s")
+	if err == nil || !strings.Contains(err.Error(), "is refused by 1 of 2 proxies, such as envoy~127.0.0.1~picky.") {
+		t.Errorf("apply and wait: %v, want that one proxy refuses the rule", err)
+	}
 	eventually(t, "the rule names who refuses it", shows(mesh, []string{"on 1 of 2, refused by 1", "envoy~127.0.0.1~picky."}, "rule", "get", rule))
 	_, port, _ := strings.Cut(proxy, ":")
 	refusal := []string{"envoy~127.0.0.1~picky.default~default.mesh refuses RDS " + port, "shaped by " + rule, "regex '/items/"}

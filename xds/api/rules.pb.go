@@ -289,6 +289,7 @@ type Applied struct {
 	Refused       uint32                 `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`                              // refused one; ProxyService says why
 	WaitingNodes  []string               `protobuf:"bytes,5,rep,name=waiting_nodes,json=waitingNodes,proto3" json:"waiting_nodes,omitempty"` // the first 20, in Get only
 	RefusedNodes  []string               `protobuf:"bytes,6,rep,name=refused_nodes,json=refusedNodes,proto3" json:"refused_nodes,omitempty"` // the first 20, in Get only
+	Pending       bool                   `protobuf:"varint,7,opt,name=pending,proto3" json:"pending,omitempty"`                              // the server is still putting this revision in force; the figures are of the one before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -363,6 +364,13 @@ func (x *Applied) GetRefusedNodes() []string {
 		return x.RefusedNodes
 	}
 	return nil
+}
+
+func (x *Applied) GetPending() bool {
+	if x != nil {
+		return x.Pending
+	}
+	return false
 }
 
 type ApplyRequest struct {
@@ -1389,14 +1397,15 @@ const file_xds_api_rules_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x16\n" +
 	"\x06source\x18\v \x01(\tR\x06source\x122\n" +
 	"\aapplied\x18\f \x01(\v2\x18.isthmus.mesh.v1.AppliedR\aapplied\x12\x1a\n" +
-	"\bwarnings\x18\r \x03(\tR\bwarnings\"\xb7\x01\n" +
+	"\bwarnings\x18\r \x03(\tR\bwarnings\"\xd1\x01\n" +
 	"\aApplied\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\rR\aapplied\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\rR\x05total\x12\x18\n" +
 	"\awaiting\x18\x03 \x01(\rR\awaiting\x12\x18\n" +
 	"\arefused\x18\x04 \x01(\rR\arefused\x12#\n" +
 	"\rwaiting_nodes\x18\x05 \x03(\tR\fwaitingNodes\x12#\n" +
-	"\rrefused_nodes\x18\x06 \x03(\tR\frefusedNodes\"\x9e\x02\n" +
+	"\rrefused_nodes\x18\x06 \x03(\tR\frefusedNodes\x12\x18\n" +
+	"\apending\x18\a \x01(\bR\apending\"\x9e\x02\n" +
 	"\fApplyRequest\x12\x12\n" +
 	"\x04yaml\x18\x01 \x01(\tR\x04yaml\x12\x16\n" +
 	"\x06author\x18\x02 \x01(\tR\x06author\x12\x16\n" +

@@ -98,6 +98,9 @@ type Config struct {
 	LeaseErrors LeaseErrors
 	// Preview answers what a dry run changes; may be nil, then it lists no changes.
 	Preview Previewer
+	// InForce are the rules that proxies are served by now; nil: those of the
+	// store at once.
+	InForce func() rules.Set
 	// FileRules are the rules in force that come from files; may be nil.
 	FileRules func() rules.Set
 	// Conditions may be nil.

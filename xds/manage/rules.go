@@ -109,6 +109,7 @@ func (s *ruleService) Get(ctx context.Context, req *api.GetRuleRequest) (*api.Ru
 	out.Warnings = append(out.Warnings, s.findings(set)[k]...)
 	progress := s.cfg.Proxies.Applied(string(k))[string(k)]
 	out.Applied = appliedOf(progress)
+	out.Applied.Pending = s.pending(out)
 	out.Applied.WaitingNodes = progress.Waiting[:min(len(progress.Waiting), maxNodes)]
 	out.Applied.RefusedNodes = progress.Refused[:min(len(progress.Refused), maxNodes)]
 	return out, nil
@@ -164,6 +165,7 @@ func (s *ruleService) List(ctx context.Context, req *api.ListRulesRequest) (*api
 	}
 	for _, r := range items {
 		r.Applied = appliedOf(applied[keyOf(r)])
+		r.Applied.Pending = s.pending(r)
 		r.Warnings = append(r.Warnings, findings[rules.Key(keyOf(r))]...)
 	}
 	return &api.ListRulesResponse{Rules: items, Revision: uint64(l.Revision), NextPageToken: next}, nil
@@ -290,6 +292,16 @@ func unreadable(inForce rules.Set, rec store.Record) []string {
 
 func keyOf(r *api.Rule) string {
 	return store.Key{Kind: strings.ToLower(r.Kind), Namespace: r.Namespace, Name: r.Name}.String()
+}
+
+// pending reports whether proxies are still served by another revision of r:
+// what they acknowledged until then says nothing of this one.
+func (s *ruleService) pending(r *api.Rule) bool {
+	if s.cfg.InForce == nil {
+		return false
+	}
+	served := s.cfg.InForce().Get(rules.Key(keyOf(r)))
+	return served == nil || uint64(served.Revision) != r.Revision
 }
 
 func appliedOf(p status.Progress) *api.Applied {

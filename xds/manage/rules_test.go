@@ -419,3 +419,42 @@ func TestPagesOfLargeRulesAreCutShort(t *testing.T) {
 		t.Errorf("%d states on %d pages, want %d on 2", total, pages, n)
 	}
 }
+
+// TestPendingRule: as long as proxies are served by another revision, what they
+// acknowledged says nothing of this one.
+func TestPendingRule(t *testing.T) {
+	var served rules.Set
+	m := start(t, func(c *manage.Config) { c.InForce = func() rules.Set { return served } })
+	if _, err := m.Rules.Apply(t.Context(), &api.ApplyRequest{Yaml: route("cart", 90), Author: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	pending := func() bool {
+		t.Helper()
+		r, err := m.Rules.Get(t.Context(), &api.GetRuleRequest{Rule: cartRoute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := m.Rules.List(t.Context(), &api.ListRulesRequest{})
+		if err != nil || len(l.Rules) != 1 || l.Rules[0].Applied.Pending != r.Applied.Pending {
+			t.Fatalf("list %v, %v differs from get %v", l, err, r)
+		}
+		return r.Applied.Pending
+	}
+	if !pending() {
+		t.Error("a rule that no proxy is served by is not pending")
+	}
+	parsed, err := rules.Parse("test", []byte(route("cart", 90)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed[0].Revision = 1
+	served = rules.NewSet(parsed...)
+	if pending() {
+		t.Error("the revision in force is pending")
+	}
+	parsed[0].Revision = 7
+	served = rules.NewSet(parsed...)
+	if !pending() {
+		t.Error("another revision in force, and the rule is not pending")
+	}
+}

@@ -16,12 +16,11 @@ type Set struct{ d *setData }
 
 // setData is complete when its Set is handed out and never changes afterwards.
 type setData struct {
-	byKey     map[Key]*Rule
-	all       []*Rule // ascending by key
-	virtual   hostIndex
-	dest      map[string]*hostIndex // by namespace
-	labelKeys []string
-	parts     map[model.Host][]string
+	byKey   map[Key]*Rule
+	all     []*Rule // ascending by key
+	virtual hostIndex
+	dest    map[string]*hostIndex // by namespace
+	parts   map[model.Host][]string
 }
 
 // NewSet returns a set of those rules; of two with one Key the later is kept.
@@ -116,14 +115,6 @@ func (s Set) SourceLabels() map[string]map[string]struct{} {
 	return pairs
 }
 
-// SourceLabelKeys are the label keys that any rule matches callers by, ascending.
-func (s Set) SourceLabelKeys() []string {
-	if s.d == nil {
-		return nil
-	}
-	return s.d.labelKeys
-}
-
 // RegistryParts are the registries that any rule addresses a part of host by
 // ("<host>@<registry>"), ascending.
 func (s Set) RegistryParts(host model.Host) []string {
@@ -195,17 +186,11 @@ func Affects(before, after Set) Affected {
 func build(m map[Key]*Rule) Set {
 	d := &setData{byKey: m, dest: map[string]*hostIndex{}, parts: map[model.Host][]string{}}
 	d.all = slices.SortedFunc(maps.Values(m), func(a, b *Rule) int { return cmp.Compare(a.Key(), b.Key()) })
-	labelKeys := map[string]bool{}
 	for _, r := range d.all {
 		switch r.Kind {
 		case VirtualService:
 			for _, h := range r.VirtualService().GetHosts() {
 				d.virtual.add(h, r)
-			}
-			for _, m := range sourceMatches(r.VirtualService()) {
-				for k := range m.GetSourceLabels() {
-					labelKeys[k] = true
-				}
 			}
 			for _, dest := range destinations(r.VirtualService()) {
 				d.addPart(dest.destination.GetHost(), r.Namespace)
@@ -221,7 +206,6 @@ func build(m map[Key]*Rule) Set {
 	for _, index := range d.dest {
 		index.sort()
 	}
-	d.labelKeys = slices.Sorted(maps.Keys(labelKeys))
 	for h := range d.parts {
 		slices.Sort(d.parts[h])
 		d.parts[h] = slices.Compact(d.parts[h])

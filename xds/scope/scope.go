@@ -88,19 +88,6 @@ func (c Client) Unlabelled() Client {
 	return c
 }
 
-// Client is Caller for rules that may name any value of these keys.
-func (n *Node) Client(labelKeys []string) Client {
-	c := Client{Namespace: n.Namespace, Kind: n.Kind}
-	kept := map[string]string{}
-	for _, k := range labelKeys {
-		if v, ok := n.Labels.Get(k); ok {
-			kept[k] = v
-		}
-	}
-	c.Labels = model.NewLabels(kept)
-	return c
-}
-
 // Key is everything of a node that can ever change what it is served, whatever
 // the rules. Comparable: nodes with equal Keys share one feed.
 type Key struct {

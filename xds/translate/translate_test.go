@@ -134,7 +134,7 @@ func readNode(t testing.TB, text []byte) *scope.Node {
 // everything translates a whole mesh for one node, as xds/generate does.
 func everything(t testing.TB, f fixture, set rules.Set, n *scope.Node, opt Options) []*resource.Resource {
 	t.Helper()
-	client := n.Client(set.SourceLabelKeys())
+	client := n.Caller(set.SourceLabels())
 	var all []*resource.Resource
 	var virtualHosts []VirtualHost
 	inputs := map[model.Host]Inputs{}
