@@ -137,7 +137,7 @@ func TestLeasesAreRenewedWhileAllOtherCallsAreTaken(t *testing.T) {
 	const most = 128
 	held := make(heldPreview)
 	m := start(t, func(c *manage.Config) { c.Preview, c.Leases = held, renewed{} })
-	m.server.SetBodyTime(50 * time.Millisecond) // the calls below outlive it
+	m.server.SetBodyTime(2 * time.Second) // the calls below outlive it; their bodies come sooner on a busy machine too
 	var calls sync.WaitGroup
 	for range most {
 		calls.Go(func() {
@@ -154,7 +154,7 @@ func TestLeasesAreRenewedWhileAllOtherCallsAreTaken(t *testing.T) {
 	}
 	_, err = m.Workloads.Register(t.Context(), &api.RegisterRequest{Workload: &api.Workload{Name: strings.Repeat("a", 300<<10)}})
 	wantCode(t, err, connect.CodeResourceExhausted, "more than 262144 bytes")
-	after := time.After(100 * time.Millisecond)
+	after := time.After(2100 * time.Millisecond)
 	<-after
 	close(held)
 	calls.Wait()
